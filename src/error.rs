@@ -1,0 +1,114 @@
+//! The one error type. Every message names the two things that disagree and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::Reject;
+
+/// `Result` with the crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can stop a command, a start-up or a frame. `main` prints the chain and picks the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file.
+    #[error("{}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A YAML file that does not parse into its struct (unknown key, wrong type, missing key).
+    #[error("{}", path.display())]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and key.
+        source: serde_yaml::Error,
+    },
+    /// A file whose content is not what its kind promises (cut short, wrong magic, lying lengths).
+    #[error("{}: {problem}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A setting outside what is allowed.
+    #[error("`{key}` is {value}, allowed: {allowed}")]
+    Setting {
+        /// The key as written in the file or on the command line.
+        key: String,
+        /// The value found.
+        value: String,
+        /// The range or list of values allowed, and what to do.
+        allowed: String,
+    },
+    /// A tensor that is missing, left over, of another shape or of another type than the architecture says.
+    #[error("{}: `{tensor}` is {found}, expected {expected}", path.display())]
+    Tensor {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's key.
+        tensor: String,
+        /// Shape and type found, or `missing`.
+        found: String,
+        /// Shape and type expected, or `no such tensor`.
+        expected: String,
+    },
+    /// This frame cannot be processed; the next one may.
+    #[error("image refused ({}): {0}", .0.name())]
+    Frame(#[from] Reject),
+    /// libtorch failed while doing `what`.
+    #[error("{what}: {problem}")]
+    Torch {
+        /// The operation of ours.
+        what: &'static str,
+        /// The first line of libtorch's message.
+        problem: String,
+    },
+    /// The ROS 2 side failed while doing `what`.
+    #[error("{what}: {problem}")]
+    Ros {
+        /// The operation of ours, with the topic.
+        what: String,
+        /// What ros2-client or RustDDS said.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// Wraps an I/O error with the file it is about; for `map_err`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// A file whose content is wrong: `problem` says what was found and what was expected.
+    pub fn bad_file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::BadFile { path: path.as_ref().to_path_buf(), problem: problem.into() }
+    }
+
+    /// A setting outside its range.
+    pub fn setting(
+        key: impl Into<String>,
+        value: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self::Setting { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// The whole chain on one line, `a: b: c`, for the user's eye.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        text
+    }
+}
