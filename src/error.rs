@@ -57,7 +57,7 @@ pub enum Error {
         expected: String,
     },
     /// This frame cannot be processed; the next one may.
-    #[error("image refused ({}): {0}", .0.name())]
+    #[error("image refused ({name}): {0}", name = .0.name())]
     Frame(#[from] Reject),
     /// libtorch failed while doing `what`.
     #[error("{what}: {problem}")]
@@ -92,7 +92,7 @@ impl Error {
     /// A setting outside its range.
     pub fn setting(
         key: impl Into<String>,
-        value: impl ToString,
+        value: &(impl ToString + ?Sized),
         allowed: impl Into<String>,
     ) -> Self {
         Self::Setting { key: key.into(), value: value.to_string(), allowed: allowed.into() }
