@@ -4,7 +4,6 @@
 //! turns it into a `pipeline::Prediction` (windows -> `model::Model` -> mean logits -> score ->
 //! masks), and the node publishes it with the input's header, or a tool writes it to disk.
 //!
-//!
 //! Arrows point down only; `tests/layers.rs` holds the modules to it:
 //!
 //! ```text
@@ -21,6 +20,7 @@ pub mod bag;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod file;
 pub mod image;
 pub mod model;
 pub mod msg;
