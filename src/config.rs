@@ -1,6 +1,10 @@
 //! YAML files as structs: load and validate, nothing else.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// The class table: one row per inlier class, in the order of the logits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,4 +26,31 @@ pub struct Class {
     /// Part of the drivable area (road and pavement).
     #[serde(default)]
     pub drivable: bool,
+}
+
+impl ClassTable {
+    /// The 19 evaluated classes of Cityscapes in train-id order.
+    pub fn cityscapes() -> Self {
+        let rows = include_str!("../config/classes/cityscapes.yaml");
+        serde_yaml::from_str(rows).unwrap_or_else(|error| unreachable!("built-in table: {error}"))
+    }
+
+    /// Checks that ids count from 0 and names are distinct.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the row.
+    pub fn validate(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for (row, class) in self.0.iter().enumerate() {
+            if usize::from(class.id) != row {
+                let allowed = format!("{row}: ids count from 0 in the order of the logits");
+                return Err(Error::setting(format!("classes[{row}].id"), &class.id, allowed));
+            }
+            if !names.insert(&class.name) {
+                let allowed = "a name that no other class has";
+                return Err(Error::setting(format!("classes[{row}].name"), &class.name, allowed));
+            }
+        }
+        Ok(())
+    }
 }

@@ -19,7 +19,9 @@
 pub mod bag;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
 pub mod error;
+pub mod eval;
 pub mod file;
 pub mod image;
 pub mod model;
@@ -28,6 +30,7 @@ pub mod overlay;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ros;
+pub mod train;
 pub mod window;
 
 pub use error::{Error, Result};

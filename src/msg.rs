@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 /// `builtin_interfaces/Time`: seconds and nanoseconds since the epoch of the sender's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Stamp {
     /// Seconds.
     pub sec: i32,

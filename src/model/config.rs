@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::ClassTable;
+use crate::{Error, Result};
 
 /// The sidecar `<weights>.yaml`, key for key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,12 +113,26 @@ impl HeadConfig {
         }
     }
 
-    /// The letter of the published variant names: `D` or `G`.
+    /// The letter of the published variant names: `d` or `g`.
     pub fn letter(&self) -> char {
         match self {
             Self::Linear { .. } => 'd',
             Self::Gmm { .. } => 'g',
         }
+    }
+
+    fn validate(&self, key: &str) -> Result<()> {
+        let (k, m) = match *self {
+            Self::Linear { num_classes } => (num_classes, 1),
+            Self::Gmm { num_classes, num_components } => (num_classes, num_components),
+        };
+        if !(2..=255).contains(&k) {
+            return Err(Error::setting(format!("{key}.num_classes"), &k, "2 to 255"));
+        }
+        if !(1..=64).contains(&m) {
+            return Err(Error::setting(format!("{key}.num_components"), &m, "1 to 64"));
+        }
+        Ok(())
     }
 }
 
@@ -153,6 +168,42 @@ pub struct SourceFile {
     pub sha256: String,
 }
 
+impl BackboneConfig {
+    /// Hidden width of the feed-forward layer.
+    pub fn ffn_hidden(&self) -> i64 {
+        match self.ffn {
+            Ffn::Mlp => 4 * self.embed_dim,
+            Ffn::Swiglu => (self.embed_dim * 8 / 3 + 7) / 8 * 8,
+        }
+    }
+
+    /// A published size by name, `vits14` to `vitg14` with or without `_reg`, or `tiny`.
+    fn named(arch: &str) -> Option<Self> {
+        let size = arch.strip_suffix("_reg").unwrap_or(arch);
+        let registers = arch != size || size == "tiny";
+        let (embed_dim, depth, num_heads, taps) = match size {
+            "vits14" => (384, 12, 6, [1, 4, 8, 11]),
+            "vitb14" => (768, 12, 12, [1, 4, 8, 11]),
+            // No choice is published for the two deeper ones: the same shares of the depth.
+            "vitl14" => (1024, 24, 16, [3, 9, 17, 23]),
+            "vitg14" => (1536, 40, 24, [6, 16, 29, 39]),
+            "tiny" => (96, 4, 3, [0, 1, 2, 3]),
+            _ => return None,
+        };
+        Some(Self {
+            embed_dim,
+            depth,
+            num_heads,
+            patch_size: 14,
+            num_register_tokens: if registers { 4 } else { 0 },
+            pos_grid: if size == "tiny" { 10 } else { 37 },
+            pos_embed: if registers { PosEmbed::Antialias } else { PosEmbed::Offset },
+            ffn: if size == "vitg14" { Ffn::Swiglu } else { Ffn::Mlp },
+            taps,
+        })
+    }
+}
+
 impl ModelConfig {
     /// Layout version that this code writes and reads.
     pub const FORMAT: u32 = 1;
@@ -163,5 +214,109 @@ impl ModelConfig {
             Some(uem) => format!("{}-{}", self.head.letter(), uem.head.letter()),
             None => self.head.letter().to_string(),
         }
+    }
+
+    /// The shape of a published architecture, or of `tiny`, with the paper's decoder and heads.
+    ///
+    /// # Errors
+    /// A name that is not in the list.
+    pub fn named(arch: &str, variant: &str, classes: ClassTable) -> Result<Self> {
+        let backbone = BackboneConfig::named(arch).ok_or_else(|| {
+            let allowed = "vits14, vitb14, vitl14, vitg14, each also with _reg, or tiny";
+            Error::setting("arch", arch, allowed)
+        })?;
+        let head = |letter, classes, components| match letter {
+            "d" => Some(HeadConfig::Linear { num_classes: classes }),
+            "g" => Some(HeadConfig::Gmm { num_classes: classes, num_components: components }),
+            _ => None,
+        };
+        let unknown = || Error::setting("variant", variant, "d-d, g-d, g-g, or d, g without UEM");
+        let (inlier, outlier) = match variant.split_once('-') {
+            Some((inlier, outlier)) => (inlier, Some(outlier)),
+            None => (variant, None),
+        };
+        let tiny = arch == "tiny";
+        let (channels, mlp_hidden) = if tiny { (32, 64) } else { (256, 512) };
+        let uem = |head| UemConfig { hidden: if tiny { 64 } else { 512 }, channels, head };
+        let num_classes = i64::try_from(classes.0.len()).unwrap_or(i64::MAX);
+        let config = Self {
+            format: Self::FORMAT,
+            architecture: arch.into(),
+            backbone,
+            decoder: DecoderConfig { channels, mlp_hidden },
+            head: head(inlier, num_classes, 5).ok_or_else(unknown)?,
+            uem: outlier.map(|o| head(o, 2, 5).map(uem).ok_or_else(unknown)).transpose()?,
+            window: if tiny { [140, 280] } else { [518, 1036] },
+            classes,
+            source: Source { tool: String::new(), from: Vec::new() },
+            sha256: String::new(),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every relation between the numbers, so that no tensor is made of a shape that cannot work.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let b = &self.backbone;
+        let require = |holds: bool, key: &str, value: &dyn std::fmt::Debug, allowed: &str| {
+            if holds { Ok(()) } else { Err(Error::setting(key, &format!("{value:?}"), allowed)) }
+        };
+        let sized = |n: i64, max: i64| (1..=max).contains(&n);
+        require(
+            self.format == Self::FORMAT,
+            "format",
+            &self.format,
+            "1, the layout this program reads",
+        )?;
+        require(sized(b.embed_dim, 8192), "backbone.embed_dim", &b.embed_dim, "1 to 8192")?;
+        require(sized(b.depth, 128), "backbone.depth", &b.depth, "1 to 128")?;
+        require(
+            sized(b.num_heads, b.embed_dim) && b.embed_dim % b.num_heads == 0,
+            "backbone.num_heads",
+            &b.num_heads,
+            "a divisor of embed_dim",
+        )?;
+        require(sized(b.patch_size, 64), "backbone.patch_size", &b.patch_size, "1 to 64")?;
+        let registers = b.num_register_tokens;
+        require(
+            (0..=64).contains(&registers),
+            "backbone.num_register_tokens",
+            &registers,
+            "0 to 64",
+        )?;
+        require(sized(b.pos_grid, 256), "backbone.pos_grid", &b.pos_grid, "1 to 256")?;
+        let rising = b.taps[0] >= 0 && b.taps[3] < b.depth && b.taps.is_sorted_by(|a, c| a < c);
+        require(rising, "backbone.taps", &b.taps, "four rising block indices below depth")?;
+        require(
+            sized(self.decoder.channels, 4096),
+            "decoder.channels",
+            &self.decoder.channels,
+            "1 to 4096",
+        )?;
+        let hidden = self.decoder.mlp_hidden;
+        require(sized(hidden, 65536), "decoder.mlp_hidden", &hidden, "1 to 65536")?;
+        let (k, rows) = (self.head.num_classes(), self.classes.0.len());
+        require(
+            i64::try_from(rows) == Ok(k),
+            "classes",
+            &rows,
+            &format!("{k} rows, one per class of the head"),
+        )?;
+        self.classes.validate()?;
+        self.head.validate("head")?;
+        if let Some(uem) = &self.uem {
+            require(sized(uem.hidden, 65536), "uem.hidden", &uem.hidden, "1 to 65536")?;
+            require(sized(uem.channels, 4096), "uem.channels", &uem.channels, "1 to 4096")?;
+            let k = uem.head.num_classes();
+            require(k == 2, "uem.head.num_classes", &k, "2: inlier, outlier")?;
+            uem.head.validate("uem.head")?;
+        }
+        let side = |n: i64| n >= 2 * b.patch_size && n % b.patch_size == 0 && n <= 16384;
+        let allowed =
+            format!("[height, width] px, multiples of {} and at least two patches", b.patch_size);
+        require(self.window.iter().all(|&n| side(n)), "window", &self.window, &allowed)
     }
 }

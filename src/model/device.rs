@@ -1,5 +1,8 @@
 //! Where the network runs: one binary serves CPU and CUDA, the CUDA library is opened at start when it is there.
-#![expect(unsafe_code, reason = "dlopen is the only way to add libtorch_cuda to a CPU-linked binary")]
+#![expect(
+    unsafe_code,
+    reason = "dlopen is the only way to add libtorch_cuda to a CPU-linked binary"
+)]
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -16,8 +19,9 @@ fn cuda_library() -> &'static std::result::Result<(), String> {
     static OPENED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     OPENED.get_or_init(|| {
         // SAFETY: the name is a C string constant; libtorch's constructors only register kernels.
-        let handle =
-            unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        let handle = unsafe {
+            libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL)
+        };
         if !handle.is_null() {
             return Ok(());
         }

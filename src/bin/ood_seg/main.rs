@@ -1,1 +1,34 @@
-fn main(){}
+//! `ood_seg`: the offline tools. One file and one match arm per command.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ood_segmentation::Result;
+
+/// Segment road scenes and mark what the network was never taught: the tools around the node.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
+fn run(cli: &Cli) -> Result<()> {
+    match cli.command {}
+}
+
+fn main() -> ExitCode {
+    let level = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(level).init();
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ood_seg: {}", error.chain());
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What `INPUT...` names: image files, folders of images, rosbags; frame after frame.
+
+use std::path::{Path, PathBuf};
+
+use ood_segmentation::bag::{BagReader, Message};
+use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::{Error, Result};
+
+/// File name endings read as images.
+const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// One picture and where it came from.
+pub(crate) struct Frame {
+    /// Relative path of its results, without an ending.
+    pub(crate) name: PathBuf,
+    /// The picture.
+    pub(crate) image: Image,
+    /// Camera and log time in nanoseconds, for a frame from a bag.
+    pub(crate) recorded: Option<(String, u64)>,
+}
+
+/// One entry of the work list.
+enum Input {
+    /// An image file and the name of its results.
+    File { path: PathBuf, name: PathBuf },
+    /// A bag, its image topics, and how many images they hold.
+    Bag { path: PathBuf, topics: Vec<String>, count: usize },
+}
+
+/// The work list of a command line, looked through before anything is done.
+pub(crate) struct Inputs(Vec<Input>);
+
+impl Inputs {
+    /// Finds out what every argument is.
+    ///
+    /// # Errors
+    /// An argument that does not exist, a folder without images, a bag without image topics, or two
+    /// images whose results would have the same name.
+    pub(crate) fn find(arguments: &[PathBuf], topics: &[String]) -> Result<Self> {
+        let mut inputs = Vec::new();
+        for path in arguments {
+            let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+            if is_bag(path) {
+                inputs.push(open_bag(path, topics)?);
+            } else if kind.is_dir() {
+                add_folder(&mut inputs, path)?;
+            } else {
+                let name = PathBuf::from(path.file_stem().unwrap_or_default());
+                inputs.push(Input::File { path: path.clone(), name });
+            }
+        }
+        distinct(&inputs)?;
+        Ok(Self(inputs))
+    }
+
+    /// Number of pictures.
+    pub(crate) fn count(&self) -> usize {
+        let frames = |input: &Input| match input {
+            Input::File { .. } => 1,
+            Input::Bag { count, .. } => *count,
+        };
+        self.0.iter().map(frames).sum()
+    }
+
+    /// Hands every picture to `each`, in the order of the arguments.
+    ///
+    /// # Errors
+    /// The first picture that cannot be read, named, or what `each` returns.
+    pub(crate) fn for_each(
+        &self,
+        limits: &Limits,
+        mut each: impl FnMut(Frame) -> Result<()>,
+    ) -> Result<()> {
+        for input in &self.0 {
+            match input {
+                Input::File { path, name } => {
+                    let image = Image::read_file(path, limits)?;
+                    each(Frame { name: name.clone(), image, recorded: None })?;
+                }
+                Input::Bag { path, topics, .. } => {
+                    for message in BagReader::open(path)?.messages(topics)? {
+                        each(frame(path, &message?, limits)?)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is a bag by its ending, or a folder that holds one.
+pub(crate) fn is_bag(path: &Path) -> bool {
+    let ends = |path: &Path| {
+        let name = path.to_string_lossy();
+        [".mcap", ".db3", ".db3.zstd", ".mcap.zstd"].iter().any(|end| name.ends_with(end))
+    };
+    let holds = || {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).any(|file| {
+            ends(&file) || file.file_name().is_some_and(|name| name == "metadata.yaml")
+        })
+    };
+    if path.is_dir() { holds() } else { ends(path) }
+}
+
+/// The image topics of a bag, all or those asked for.
+fn open_bag(path: &Path, wanted: &[String]) -> Result<Input> {
+    let bag = BagReader::open(path)?;
+    let images = bag.topics().iter().filter(|topic| topic.is_image());
+    let chosen: Vec<_> =
+        images.filter(|topic| wanted.is_empty() || wanted.contains(&topic.name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = bag.topics().iter().map(|topic| topic.name.as_str()).collect();
+        let problem = format!(
+            "no image topic to read; it holds {}, readable are sensor_msgs/msg/Image and CompressedImage",
+            names.join(", ")
+        );
+        return Err(Error::bad_file(path, problem));
+    }
+    let count = chosen.iter().map(|topic| topic.message_count).sum();
+    let topics = chosen.iter().map(|topic| topic.name.clone()).collect();
+    Ok(Input::Bag { path: path.to_path_buf(), topics, count })
+}
+
+/// The images directly in a folder, by name.
+fn add_folder(inputs: &mut Vec<Input>, folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+        if IMAGES.iter().any(|image| ending == *image) {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::bad_file(folder, "a folder without jpg, png or webp files, and not a bag"));
+    }
+    files.sort();
+    for path in files {
+        let name = PathBuf::from(path.file_stem().unwrap_or_default());
+        inputs.push(Input::File { path, name });
+    }
+    Ok(())
+}
+
+/// Two images of one stem would overwrite each other's results.
+fn distinct(inputs: &[Input]) -> Result<()> {
+    let mut seen = std::collections::BTreeMap::new();
+    for input in inputs {
+        if let Input::File { path, name } = input
+            && let Some(first) = seen.insert(name, path)
+        {
+            let problem = format!(
+                "has the same stem as {}: their results would overwrite each other; run them apart",
+                first.display()
+            );
+            return Err(Error::bad_file(path, problem));
+        }
+    }
+    Ok(())
+}
+
+/// The picture of a bag's message, named by camera and stamp.
+fn frame(bag: &Path, message: &Message, limits: &Limits) -> Result<Frame> {
+    let image = message.image(limits).map_err(|reject| {
+        let problem = format!("{} at {} ns: {reject}", message.topic, message.log_time_ns);
+        Error::bad_file(bag, problem)
+    })?;
+    let camera = camera(&message.topic).to_string();
+    let stamp = image.header.stamp;
+    let name = format!("{}/{}.{:09}", camera.trim_matches('/'), stamp.sec, stamp.nanosec);
+    Ok(Frame { name: name.into(), image, recorded: Some((camera, message.log_time_ns)) })
+}
+
+/// The camera's namespace: `/camera/front` of `/camera/front/image_raw/compressed`.
+pub(crate) fn camera(topic: &str) -> &str {
+    let base = topic.strip_suffix("/compressed").unwrap_or(topic);
+    base.rsplit_once('/').map_or(base, |(camera, _)| camera)
+}

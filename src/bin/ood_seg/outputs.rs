@@ -1,0 +1,86 @@
+//! Where `segment` puts its results: a folder of files, or one bag.
+
+use std::io::Write;
+use std::path::Path;
+
+use ood_segmentation::config::ClassTable;
+use ood_segmentation::pipeline::{Planes, Prediction};
+use ood_segmentation::{Result, file, image, overlay};
+
+/// A kind of result file.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// `_labels.png`: train ids
+    Labels,
+    /// `_ood.png`: 0 or 255
+    Ood,
+    /// `_score.npy`: float32, higher is more out of distribution
+    Score,
+    /// `_overlay.png`: classes and OoD mask over the picture
+    Overlay,
+}
+
+/// Files in a folder.
+pub(crate) struct Folder<'a> {
+    /// The folder.
+    pub(crate) path: &'a Path,
+    /// What to write per picture.
+    pub(crate) kinds: &'a [Kind],
+    /// Colours of the overlay.
+    pub(crate) classes: &'a ClassTable,
+}
+
+impl Folder<'_> {
+    /// The planes that the chosen kinds need.
+    pub(crate) fn planes(&self) -> Planes {
+        Planes {
+            score: self.kinds.contains(&Kind::Score),
+            confidence: false,
+            rgb: self.kinds.contains(&Kind::Overlay),
+        }
+    }
+
+    /// Writes the results of one picture.
+    pub(crate) fn add(&self, name: &Path, prediction: &Prediction) -> Result<()> {
+        let (h, w) = (prediction.height, prediction.width);
+        let path = |end: &str| {
+            let mut file = name.as_os_str().to_os_string();
+            file.push(end);
+            self.path.join(file)
+        };
+        for kind in self.kinds {
+            match kind {
+                Kind::Labels => {
+                    image::write_png(&path("_labels.png"), h, w, &prediction.classes)?;
+                }
+                Kind::Ood => image::write_png(&path("_ood.png"), h, w, &prediction.ood_mask)?,
+                Kind::Score => {
+                    let score = prediction.score.as_deref().unwrap_or_default();
+                    write_npy(&path("_score.npy"), h, w, score)?;
+                }
+                Kind::Overlay => {
+                    let rgb = overlay::overlay(prediction, self.classes);
+                    image::write_png(&path("_overlay.png"), h, w, &rgb)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A float32 plane as NumPy reads it (format version 1.0).
+fn write_npy(path: &Path, height: usize, width: usize, plane: &[f32]) -> Result<()> {
+    let header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({height}, {width}), }}");
+    // Magic, version and length take 10 bytes; the data starts at a multiple of 64.
+    let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    file::write(path, |out| {
+        out.write_all(b"\x93NUMPY\x01\x00")?;
+        out.write_all(&u16::try_from(padded).unwrap_or(u16::MAX).to_le_bytes())?;
+        writeln!(out, "{header:<width$}", width = padded - 1)?;
+        for value in plane {
+            out.write_all(&value.to_le_bytes())?;
+        }
+        Ok(())
+    })
+}

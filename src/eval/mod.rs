@@ -1,0 +1,1 @@
+//! Metrics and benchmarks: what a score is worth.

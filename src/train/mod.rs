@@ -1,0 +1,1 @@
+//! Both training stages on the model that the node runs.
