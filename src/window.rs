@@ -36,7 +36,7 @@ impl Plan {
             Self::Single => vec![0],
             Self::Paper => starts(len, window, Self::PAPER_STRIDE),
             Self::Tiles => {
-                let most = window - window.div_ceil(8); // px that one more window may add
+                let most = window - (window + 7) / 8; // px that one more window may add
                 let steps = (len - window).max(0).div_euclid(most)
                     + i64::from((len - window).max(0) % most > 0);
                 (0..=steps).map(|i| (len - window).max(0) * i / steps.max(1)).collect()
