@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::msg::Header;
+use crate::msg::{CompressedImage, Header};
 
 /// `sensor_msgs/Image`, fields in message order so that serde gives its CDR layout.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,17 @@ pub struct Image {
     pub data: Vec<u8>,
 }
 
+/// What a picture may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Columns.
+    pub max_width: u32,
+    /// Rows.
+    pub max_height: u32,
+    /// Bytes of the uncompressed picture.
+    pub max_bytes: u64,
+}
+
 /// Why a frame is refused before any tensor is made. The name is what `status` publishes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reject {
@@ -35,6 +46,14 @@ pub enum Reject {
         /// Rows claimed.
         height: u32,
     },
+    /// A compressed picture that is cut short, corrupt, or of another format.
+    #[error("{format}: {problem}")]
+    Decode {
+        /// What it looked like.
+        format: &'static str,
+        /// Where the decoder stopped.
+        problem: String,
+    },
 }
 
 impl Reject {
@@ -42,6 +61,14 @@ impl Reject {
     pub fn name(&self) -> &'static str {
         match self {
             Self::SizeZero { .. } => "size_zero",
+            Self::Decode { .. } => "decode",
         }
+    }
+}
+
+impl Image {
+    /// Stub of this branch: the decoder is merged from its own branch.
+    pub fn from_compressed(image: &CompressedImage, _limits: &Limits) -> Result<Self, Reject> {
+        Err(Reject::Decode { format: "jpeg", problem: image.format.clone() })
     }
 }
