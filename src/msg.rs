@@ -94,7 +94,7 @@ pub struct Definition {
 
 /// The `ros2msg` text of `std_msgs/Header` and below, appended to a definition that uses it.
 macro_rules! with_header {
-    ($fields:literal) => {
+    ($fields:literal $($more:literal)?) => {
         concat!(
             $fields,
             "================================================================================\n",
@@ -103,6 +103,7 @@ macro_rules! with_header {
             "================================================================================\n",
             "MSG: builtin_interfaces/Time\n",
             "int32 sec\nuint32 nanosec\n",
+            $($more)?
         )
     };
 }
@@ -130,8 +131,8 @@ pub const CAMERA_INFO: Definition = Definition {
     text: with_header!(
         "std_msgs/Header header\nuint32 height\nuint32 width\nstring distortion_model\n\
         float64[] d\nfloat64[9] k\nfloat64[9] r\nfloat64[12] p\nuint32 binning_x\n\
-        uint32 binning_y\nsensor_msgs/RegionOfInterest roi\n\
-        ================================================================================\n\
+        uint32 binning_y\nsensor_msgs/RegionOfInterest roi\n"
+        "================================================================================\n\
         MSG: sensor_msgs/RegionOfInterest\nuint32 x_offset\nuint32 y_offset\nuint32 height\n\
         uint32 width\nbool do_rectify\n"
     ),
