@@ -160,7 +160,7 @@ fn bags_recorded_by_ros_itself_are_read() {
 struct Log {
     _stamp: Stamp,
     _level: u8,
-    name: String,
+    _name: String,
     message: String,
 }
 
