@@ -1,4 +1,11 @@
 //! Bags of other writers are read, and ours are read by others.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test stops where it fails and says what it skips"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -249,6 +256,31 @@ fn damage_is_one_error_that_names_the_file_and_both_sides() {
         let message = error(&bag);
         assert!(message.contains("metadata.yaml: names") && message.contains(file), "{message}");
     }
+}
+
+#[test]
+fn metadata_of_old_versions_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let v5 = folder.path().join("v5");
+    fs::create_dir(&v5).unwrap();
+    let Some(said) = shared("rosbag2_official_fixtures/real_camera_bag_v5_metadata.yaml") else {
+        return;
+    };
+    fs::write(v5.join("metadata.yaml"), fs::read(said).unwrap()).unwrap();
+    let message = error(&v5);
+    assert!(message.contains("rosbag2_2025_02_09-07_49_15_0.db3, which is not there"), "{message}");
+
+    // Up to version 3 a path names the folder it was recorded in.
+    let here = "py_test_resources_sqlite3_talker_";
+    let (data, said) = (format!("{here}talker.db3"), format!("{here}metadata.yaml"));
+    let files = [(data.as_str(), "talker.db3"), (said.as_str(), "metadata.yaml")];
+    let Some(bag) = fixture(folder.path(), &files) else { return };
+    let yaml = fs::read_to_string(bag.join("metadata.yaml")).unwrap();
+    let yaml = yaml.replace("version: 4", "version: 2").replace("- talker.db3", "- old/talker.db3");
+    let lines =
+        yaml.lines().filter(|line| !line.contains("compression") && !line.contains("offered"));
+    fs::write(bag.join("metadata.yaml"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(read(&bag).len(), 20);
 }
 
 #[test]

@@ -1,4 +1,11 @@
 //! `ood_seg replay` over real DDS: what arrives is what was recorded, when it was recorded.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test stops where it fails and says what it skips"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

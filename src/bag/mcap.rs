@@ -20,9 +20,9 @@ use super::{Message, Qos, Topic};
 use crate::{Error, Result};
 
 /// Opcode (1 byte) and length (8 bytes) before every record.
-const RECORD_HEADER: u64 = 9;
+const RECORD_HEADER: usize = 9;
 /// Channel id, sequence number, log time and publish time before a message's payload, bytes.
-const MESSAGE_HEADER: u64 = 2 + 4 + 8 + 8;
+const MESSAGE_HEADER: usize = 2 + 4 + 8 + 8;
 
 /// Topic and type of a channel.
 type Channels = HashMap<u16, (String, String)>;
@@ -162,7 +162,7 @@ impl Chunks {
             return Err(McapError::UnexpectedEof);
         }
         let too_large = McapError::ChunkTooLarge(chunk.chunk_length);
-        let length = usize::try_from(chunk.chunk_length).map_err(|_| too_large)?;
+        let length = usize::try_from(chunk.chunk_length).or(Err(too_large))?;
         let mut record = vec![0; length];
         self.file.seek(SeekFrom::Start(chunk.chunk_start_offset))?;
         self.file.read_exact(&mut record)?;
@@ -249,25 +249,25 @@ fn scan(
     let mut order = Vec::new();
     loop {
         reader.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
-        let mut start = [0; (RECORD_HEADER + MESSAGE_HEADER) as usize];
+        let mut start = [0; RECORD_HEADER + MESSAGE_HEADER];
         reader.read_exact(&mut start).map_err(Error::io(path))?;
         let [opcode, l0, l1, l2, l3, l4, l5, l6, l7, header @ ..] = start;
         let length = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-        let end = at.checked_add(RECORD_HEADER).and_then(|data| data.checked_add(length));
+        let end = at.checked_add(RECORD_HEADER as u64).and_then(|data| data.checked_add(length));
         let Some(end) = end.filter(|end| *end <= size) else {
             let problem = format!("record at byte {at} claims {length} bytes, the file has {size}");
             return Err(Error::bad_file(path, problem));
         };
         match opcode {
             op::DATA_END | op::FOOTER => break,
-            op::MESSAGE if length >= MESSAGE_HEADER => {
+            op::MESSAGE if length >= MESSAGE_HEADER as u64 => {
                 let header = message_header(&header);
                 if channels.contains_key(&header.channel_id) && header.log_time >= start_ns {
                     order.push(Place {
                         log_time_ns: header.log_time,
                         channel: header.channel_id,
-                        offset: at + RECORD_HEADER + MESSAGE_HEADER,
-                        length: usize::try_from(length - MESSAGE_HEADER).unwrap_or(usize::MAX),
+                        offset: at + (RECORD_HEADER + MESSAGE_HEADER) as u64,
+                        length: usize::try_from(length).unwrap_or(usize::MAX) - MESSAGE_HEADER,
                     });
                 }
             }
@@ -280,7 +280,7 @@ fn scan(
 }
 
 /// A message record's fixed part.
-fn message_header(bytes: &[u8; MESSAGE_HEADER as usize]) -> MessageHeader {
+fn message_header(bytes: &[u8; MESSAGE_HEADER]) -> MessageHeader {
     let [c0, c1, s0, s1, s2, s3, l0, l1, l2, l3, l4, l5, l6, l7, publish @ ..] = *bytes;
     MessageHeader {
         channel_id: u16::from_le_bytes([c0, c1]),

@@ -2,7 +2,6 @@
 //!
 //! Layout as rosbag2's `metadata_io` writes it; keys that a version lacks read as empty.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -36,7 +35,7 @@ pub(super) struct Metadata {
     #[serde(default)]
     pub(super) files: Vec<FileInfo>,
     #[serde(default)]
-    pub(super) custom_data: Option<BTreeMap<String, String>>,
+    pub(super) custom_data: Value,
     #[serde(default)]
     pub(super) ros_distro: String,
 }
@@ -147,7 +146,7 @@ impl Metadata {
     }
 
     /// The file's text.
-    pub(super) fn to_yaml(self) -> Result<String, serde_yaml::Error> {
+    pub(super) fn into_yaml(self) -> Result<String, serde_yaml::Error> {
         serde_yaml::to_string(&Document { rosbag2_bagfile_information: self })
     }
 }

@@ -1,8 +1,9 @@
 //! Writes a bag as `ros2 bag record --storage mcap` does, the same bytes for the same messages.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::BufWriter;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ::mcap::WriteOptions;
@@ -56,6 +57,7 @@ impl BagWriter {
         let part = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
             .suffix(".part")
+            .permissions(Permissions::from_mode(0o777)) // less the umask, as any other folder
             .tempdir_in(parent)
             .map_err(Error::io(path))?;
         let file = PathBuf::from(format!("{name}_0.mcap"));
@@ -121,11 +123,9 @@ impl BagWriter {
         let file = mcap.into_inner().into_inner();
         let synced = file.map_err(std::io::IntoInnerError::into_error).and_then(|f| f.sync_all());
         synced.map_err(Error::io(&path))?;
-        let yaml = metadata.to_yaml();
+        let yaml = metadata.into_yaml();
         let yaml = yaml.map_err(|source| Error::Yaml { path: path.clone(), source })?;
         std::fs::write(part.path().join("metadata.yaml"), yaml).map_err(Error::io(&path))?;
-        // A temporary folder is private to its owner; a bag has the rights that others would have.
-        share(part.path()).map_err(Error::io(&path))?;
         std::fs::rename(part.path(), &path).map_err(Error::io(&path))
     }
 
@@ -159,19 +159,10 @@ impl BagWriter {
             compression_mode: String::new(),
             relative_file_paths: vec![path.clone()],
             files: vec![FileInfo { path, starting_time, duration, message_count: count }],
-            custom_data: None,
+            custom_data: serde_yaml::Value::Null,
             ros_distro: String::new(),
         }
     }
-}
-
-/// Gives a folder the rights of one made by `create_dir`.
-fn share(folder: &Path) -> std::io::Result<()> {
-    let like = folder.join("rights");
-    std::fs::create_dir(&like)?;
-    let rights = std::fs::metadata(&like)?.permissions();
-    std::fs::remove_dir(&like)?;
-    std::fs::set_permissions(folder, rights)
 }
 
 /// An error of the MCAP writer, about the bag.

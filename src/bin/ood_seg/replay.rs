@@ -120,7 +120,7 @@ fn tracks(
     let mut tracks = Vec::new();
     let mut large = Vec::new();
     for topic in bag.topics().iter().filter(chosen).filter(|topic| topic.message_count > 0) {
-        let Some(message) = bag.messages(&[topic.name.clone()])?.next().transpose()? else {
+        let Some(message) = bag.messages(std::slice::from_ref(&topic.name))?.next().transpose()? else {
             continue;
         };
         let Some(order) = ByteOrder::of(&message.data) else {
@@ -137,7 +137,9 @@ fn tracks(
         let writer = participant.writer(&topic.name, &topic.type_name, qos, order)?;
         tracks.push(Track { topic: topic.clone(), writer, sent: 0, refused: 0, times: None });
     }
-    warn_of_small_buffers(&large);
+    if let Some(warning) = receive_buffer_limit().and_then(|limit| small_buffers(&large, limit)) {
+        eprintln!("{warning}");
+    }
     Ok(tracks)
 }
 
@@ -161,23 +163,25 @@ fn offer(topic: &Topic, size: usize, per_second: f64) -> Qos {
     }
 }
 
-/// Raw pictures do not fit the socket buffers of an untuned host.
-fn warn_of_small_buffers(large: &[(&str, usize)]) {
+/// What the kernel grants a socket at most, bytes; `None` where it does not say.
+fn receive_buffer_limit() -> Option<usize> {
+    std::fs::read_to_string("/proc/sys/net/core/rmem_max").ok()?.trim().parse().ok()
+}
+
+/// The warning when these messages (topic, bytes) do not fit a receive buffer of `limit` bytes.
+fn small_buffers(large: &[(&str, usize)], limit: usize) -> Option<String> {
     let together: usize = large.iter().map(|(_, size)| size).sum();
-    let need = together / 2 * 5; // measured: 2.5 times the frames that arrive together
-    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
-    let Some(limit) = limit.ok().and_then(|text| text.trim().parse::<usize>().ok()) else { return };
-    if need > limit {
-        let names: Vec<_> = large.iter().map(|(name, _)| *name).collect();
-        eprintln!(
-            "warning: {}: messages of up to {} bytes need receive buffers of {need}, this host \
-             allows {limit}; subscribers will lose them. On the receiving host:\n  \
+    let need = together / 2 * 5; // measured: 2.5 times the messages that arrive together
+    let names: Vec<_> = large.iter().map(|(name, _)| *name).collect();
+    (need > limit).then(|| {
+        format!(
+            "warning: {} need receive buffers of {need} bytes, this host allows {limit}: subscribers \
+             on it will lose messages. Mend it with\n  \
              sudo sysctl -w net.core.rmem_max={} net.core.rmem_default=8388608",
             names.join(", "),
-            large.iter().map(|(_, size)| *size).max().unwrap_or_default(),
             need.max(RMEM_MAX),
-        );
-    }
+        )
+    })
 }
 
 /// Waits until every topic has a subscriber, at most `wait`.
@@ -213,30 +217,37 @@ impl Player<'_> {
         let bar = ProgressBar::new(u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX));
         let style = ProgressStyle::with_template("{wide_bar} {msg}");
         bar.set_style(style.unwrap_or(ProgressStyle::default_bar()));
-        let mut began = Instant::now();
+        let mut began = None;
         loop {
-            self.play_once(tracks, began, &bar)?;
+            let start = self.play_once(tracks, began, &bar)?;
             if !self.args.repeat || self.stop.load(Ordering::Relaxed) {
                 break;
             }
             // Every round starts on schedule too; a bag of one instant repeats ten times a second.
             let round = (self.length - self.start).div_f64(self.args.rate);
-            began += round.max(Duration::from_millis(100));
+            began = Some(start + round.max(Duration::from_millis(100)));
         }
         bar.finish_and_clear();
         Ok(())
     }
 
-    /// Every message at its distance from the first one, so that no delay adds up.
-    fn play_once(&self, tracks: &mut [Track], began: Instant, bar: &ProgressBar) -> Result<()> {
+    /// Every message at its distance from the start, so that no delay adds up. The start is `began`,
+    /// or when the first message is at hand; it is returned.
+    fn play_once(
+        &self,
+        tracks: &mut [Track],
+        mut began: Option<Instant>,
+        bar: &ProgressBar,
+    ) -> Result<Instant> {
         let (bag_start, _) = self.bag.span_ns().unwrap_or_default();
         let start_ns = bag_start + u64::try_from(self.start.as_nanos()).unwrap_or(u64::MAX);
         let names: Vec<_> = tracks.iter().map(|track| track.topic.name.clone()).collect();
         for message in self.bag.messages_from(&names, start_ns)? {
             let message = message?;
             let since = Duration::from_nanos(message.log_time_ns - start_ns);
+            let began = *began.get_or_insert_with(Instant::now);
             if !self.sleep_until(began + since.div_f64(self.args.rate)) {
-                return Ok(());
+                return Ok(began);
             }
             let track = tracks.iter_mut().find(|track| track.topic.name == message.topic);
             if let Some(track) = track {
@@ -247,7 +258,7 @@ impl Player<'_> {
             let (at, of) = (position.as_secs_f64(), self.length.as_secs_f64());
             bar.set_message(format!("{at:.1} / {of:.1} s"));
         }
-        Ok(())
+        Ok(began.unwrap_or_else(Instant::now))
     }
 
     /// False when Ctrl-C came first.
@@ -298,5 +309,38 @@ fn print_table(tracks: &mut [Track]) {
             track.refused,
             track.writer.matched()
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_untuned_host_is_told_the_line_that_mends_it() {
+        let raw = [("/front", 6_220_854), ("/rear", 6_220_854)];
+        assert_eq!(small_buffers(&raw, RMEM_MAX), None);
+        assert_eq!(small_buffers(&[], 212_992), None);
+        let warning = small_buffers(&raw, 212_992).unwrap();
+        assert!(warning.contains("/front, /rear need receive buffers of 31104270 bytes"));
+        assert!(warning.ends_with("net.core.rmem_max=67108864 net.core.rmem_default=8388608"));
+    }
+
+    #[test]
+    fn a_reliable_writer_that_would_hold_too_much_is_offered_best_effort() {
+        let topic = |qos| Topic {
+            name: "/front".into(),
+            type_name: "sensor_msgs/msg/Image".into(),
+            message_count: 300,
+            serialization_format: "cdr".into(),
+            qos,
+        };
+        let latched = Some(bag::Qos { reliable: true, transient_local: true });
+        let jpeg = offer(&topic(None), 150_000, 30.0);
+        assert_eq!(jpeg, Qos { reliable: true, transient_local: false, samples: 1024 });
+        let raw = offer(&topic(latched), 6_220_854, 30.0);
+        assert_eq!(raw, Qos { reliable: false, transient_local: true, samples: 43 });
+        let recorded = offer(&topic(Some(bag::Qos::default())), 100, 1.0);
+        assert!(!recorded.reliable && !recorded.transient_local);
     }
 }
