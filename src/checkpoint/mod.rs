@@ -211,7 +211,7 @@ fn fill(path: &Path, bytes: &[u8], variables: &BTreeMap<String, Tensor>) -> Resu
         return Err(mismatch(path, name, found, "no such tensor in this network"));
     }
     for (name, variable) in variables {
-        let expected = described(Dtype::F32, &variable.size());
+        let expected = described(Dtype::F32, variable.size());
         let Ok(view) = tensors.tensor(name) else {
             return Err(mismatch(path, name, "missing", expected));
         };
@@ -274,7 +274,7 @@ fn write<S: Serialize>(
         plausible(path, name, tensor)?;
         let start = end;
         end += 4 * tensor.numel();
-        let shape = tensor.size().iter().map(|&n| n.unsigned_abs() as usize).collect();
+        let shape = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
         let info = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) };
         infos.push((name.clone(), info));
     }

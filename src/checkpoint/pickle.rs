@@ -136,7 +136,6 @@ impl<'a> Machine<'a> {
 
     /// One opcode (Python's `pickletools` has the list); the result after the last.
     fn step(&mut self) -> Result<Option<Value<'a>>, String> {
-        let at = self.rest.len();
         match self.byte()? {
             b'.' => return self.pop().map(Some),
             0x80 => match self.byte()? {
@@ -144,27 +143,6 @@ impl<'a> Machine<'a> {
                 other => return Err(format!("its pickle has protocol {other}, torch writes 2")),
             },
             b'(' => self.marks.push(self.stack.len()),
-            b'N' | 0x88 | 0x89 => self.stack.push(Value::Other),
-            b'G' => {
-                self.take(8)?;
-                self.stack.push(Value::Other);
-            }
-            b'K' => self.push_int(1)?,
-            b'M' => self.push_int(2)?,
-            b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            0x8a => {
-                let length = self.byte()?.into();
-                self.take(length)?;
-                self.stack.push(Value::Other);
-            }
-            b'X' => {
-                let length = u32::from_le_bytes(self.array()?) as usize;
-                let text = std::str::from_utf8(self.take(length)?);
-                self.stack.push(Value::Text(text.map_err(|error| error.to_string())?));
-            }
             b')' | b']' => self.push_sequence(Vec::new()),
             b'}' => self.push_dict(),
             b't' => {
@@ -195,10 +173,6 @@ impl<'a> Machine<'a> {
                 self.extend_dict(&items)?;
             }
             op @ (b'q' | b'r' | b'h' | b'j') => self.memoise(op)?,
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(Global::named(module, name)?));
-            }
             b'R' | 0x81 => self.call()?,
             b'b' => {
                 // The attributes of a dictionary: torch's versions, EasyDict's copies of its items.
@@ -207,12 +181,46 @@ impl<'a> Machine<'a> {
             }
             b'Q' => self.storage()?,
             op => {
-                return Err(format!(
-                    "its pickle has opcode {op:#04x}, {at} bytes before the end, which torch.save never writes"
-                ));
+                let value = self.scalar(op)?;
+                self.stack.push(value);
             }
         }
         Ok(None)
+    }
+
+    /// The value of an opcode that carries one.
+    fn scalar(&mut self, op: u8) -> Result<Value<'a>, String> {
+        Ok(match op {
+            b'N' | 0x88 | 0x89 => Value::Other,
+            b'G' => {
+                self.take(8)?;
+                Value::Other
+            }
+            0x8a => {
+                let length = self.byte()?.into();
+                self.take(length)?;
+                Value::Other
+            }
+            b'K' => Value::Int(self.byte()?.into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            b'X' => {
+                let length = u32::from_le_bytes(self.array()?) as usize;
+                let text = std::str::from_utf8(self.take(length)?);
+                Value::Text(text.map_err(|error| error.to_string())?)
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(Global::named(module, name)?)
+            }
+            _ => {
+                let left = self.rest.len();
+                return Err(format!(
+                    "its pickle has opcode {op:#04x}, {left} bytes before its end, which torch.save never \
+                     writes"
+                ));
+            }
+        })
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
@@ -239,14 +247,6 @@ impl<'a> Machine<'a> {
         let line = self.take(end.unwrap_or(self.rest.len()))?;
         self.byte()?;
         std::str::from_utf8(line).map_err(|error| error.to_string())
-    }
-
-    /// An unsigned integer of one or two bytes.
-    fn push_int(&mut self, length: usize) -> Result<(), String> {
-        let value =
-            self.take(length)?.iter().rev().fold(0, |sum, &byte| sum << 8 | i64::from(byte));
-        self.stack.push(Value::Int(value));
-        Ok(())
     }
 
     /// The topmost value above the last mark.
@@ -401,7 +401,7 @@ impl<'a> Machine<'a> {
     fn ints<T: TryFrom<i64>>(&self, sequence: usize) -> Result<Vec<T>, String> {
         let wrong = |found: &str| format!("its pickle has {found} where a whole number belongs");
         let int = |value: &Value<'a>| match value {
-            Value::Int(n) => T::try_from(*n).map_err(|_| wrong(&n.to_string())),
+            Value::Int(n) => T::try_from(*n).ok().ok_or_else(|| wrong(&n.to_string())),
             other => Err(wrong(other.kind())),
         };
         self.sequences[sequence].iter().map(int).collect()
