@@ -5,8 +5,10 @@
 //! Nothing is guessed: a missing, left-over or wrongly shaped tensor is an error that names it.
 //! (tch's own loader would broadcast a `[1]` over a whole weight, and convert types, in silence.)
 
+mod archive;
 mod convert;
 mod pickle;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,7 +92,7 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
     }
     let bytes = verified(path, &file.sha256, wanted.num_weights())?;
     let mut variables = model.variables();
-    variables.retain(|name, _| name.starts_with(convert::BACKBONE));
+    variables.retain(|name, _| name.starts_with(source::BACKBONE));
     fill(path, &bytes, &variables)?;
     model.weights_changed();
     Ok(SourceFile { name: file_name(path), sha256: file.sha256 })
