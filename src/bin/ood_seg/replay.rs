@@ -120,7 +120,8 @@ fn tracks(
     let mut tracks = Vec::new();
     let mut large = Vec::new();
     for topic in bag.topics().iter().filter(chosen).filter(|topic| topic.message_count > 0) {
-        let Some(message) = bag.messages(std::slice::from_ref(&topic.name))?.next().transpose()? else {
+        let Some(message) = bag.messages(std::slice::from_ref(&topic.name))?.next().transpose()?
+        else {
             continue;
         };
         let Some(order) = ByteOrder::of(&message.data) else {
