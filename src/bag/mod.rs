@@ -70,10 +70,8 @@ impl Message {
     /// # Errors
     /// [`Reject`]: a payload that is not such a message, or a picture outside `limits`.
     pub fn image(&self, limits: &Limits) -> Result<Image, Reject> {
-        let reject = |error: msg::CdrError| Reject::Decode {
-            format: "cdr",
-            problem: format!("{}: {error}", self.type_name),
-        };
+        let reject =
+            |error: msg::CdrError| Reject::Cdr { problem: format!("{}: {error}", self.type_name) };
         if self.type_name == msg::COMPRESSED_IMAGE.type_name {
             let compressed = msg::decode(&self.data).map_err(reject)?;
             return Image::from_compressed(&compressed, limits);

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod replay;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -20,11 +21,14 @@ struct Cli {
 enum Command {
     /// Play a rosbag2 bag onto DDS with its recorded timing
     Replay(replay::Args),
+    /// Draw data sets of the road world in the published layouts
+    Synth(synth::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Replay(args) => replay::run(args),
+        Command::Synth(args) => synth::run(args),
     }
 }
 
