@@ -43,24 +43,24 @@ impl Kind {
     /// 0.8 m and higher: the obstacles of the AnomalyTrack-like set.
     pub const BIG: [Self; 6] =
         [Self::Cow, Self::Deer, Self::Sofa, Self::Pallet, Self::Boulder, Self::Crates];
-    /// Up to 0.75 m: the obstacles of the ObstacleTrack-like set.
+    /// Under 0.8 m: the obstacles of the ObstacleTrack-like set.
     pub const SMALL: [Self; 6] =
         [Self::Tyre, Self::Ball, Self::Cone, Self::Suitcase, Self::Dog, Self::Branch];
 
     /// Height, metres.
     pub fn height(self) -> f32 {
         match self {
-            Self::Cow => 1.5,
-            Self::Deer => 1.75,
+            Self::Cow => 1.78,
+            Self::Deer => 1.88,
             Self::Sofa => 0.9,
             Self::Pallet => 1.35,
-            Self::Boulder => 1.1,
+            Self::Boulder => 1.05,
             Self::Crates => 1.4,
             Self::Tyre => 0.64,
             Self::Ball => 0.42,
             Self::Cone => 0.72,
-            Self::Suitcase => 0.66,
-            Self::Dog => 0.7,
+            Self::Suitcase => 0.64,
+            Self::Dog => 0.76,
             Self::Branch => 0.5,
         }
     }
@@ -333,7 +333,39 @@ fn branch(p: &mut Painter<'_>, [x, z]: [f32; 2], rng: &mut Rng) {
     p.surface(&bar([x - 0.85, 0.08], [x + 0.8, tip], 0.14, z), Facing::Near, OOD, bark);
     for k in 0..6 {
         let root = [x - 0.6 + 0.24 * k as f32, 0.1];
-        let end = [root[0] + rng.range(0.1, 0.4), rng.range(0.26, 0.5)];
+        let high = if k == 3 { 0.5 } else { rng.range(0.26, 0.48) };
+        let end = [root[0] + rng.range(0.1, 0.4), high];
         p.surface(&bar(root, end, 0.05, z), Facing::Near, OOD, bark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::canvas::Canvas;
+    use super::super::{Scene, SceneConfig};
+    use super::*;
+
+    #[test]
+    fn obstacles_are_drawn_as_high_as_they_say() {
+        let config = SceneConfig::default();
+        let scene = Scene::new(2, &config).unwrap();
+        let view = scene.view(0.0);
+        for kind in Kind::BIG.into_iter().chain(Kind::SMALL) {
+            for seed in 0..8 {
+                let mut canvas = Canvas::new(640, 360, 0);
+                let mut painter = Painter {
+                    canvas: &mut canvas,
+                    view: &view,
+                    light: &scene.light,
+                    street: &scene.street,
+                };
+                let spot = Spot { x: view.x, z: 8.0, side: 1.0, length: 0.0, seed };
+                kind.draw(&mut painter, &spot);
+                let rows = canvas.labels.chunks_exact(640).filter(|row| row.contains(&OOD)).count();
+                let metres = rows as f32 * 8.0 / view.focal;
+                let share = metres / kind.height();
+                assert!((0.9..1.1).contains(&share), "{kind:?} {metres} m");
+            }
+        }
     }
 }
