@@ -1,15 +1,15 @@
 //! A drawn road world: a camera on a car, with the exact class of every pixel.
 //!
 //! It feeds the demo, the load tests and the training of the small demo model. Everything follows from
-//! a seed and the frame's number, in arithmetic that every machine rounds alike ([`noise`]); no clock,
+//! a seed and the frame's number, in arithmetic that every machine rounds alike (`noise`); no clock,
 //! no thread, no random device. All 19 Cityscapes train ids are drawn; the car's own bonnet, where it
 //! shows, is [`IGNORE`].
 //!
-//! Two pools of foreign objects have no family of shapes or textures in common: [`paste`] makes flat
-//! abstract cut-outs for training, [`unknown`] puts things on the road that only tests and demos show.
+//! Two pools of foreign objects have no family of shapes or textures in common: `paste` makes flat
+//! abstract cut-outs for training, `unknown` puts things on the road that only tests and demos show.
 //!
 //! A frame is painted back to front: sky, ground, marks, shadows, then things by depth
-//! ([`world`] says what stands where), then weather and lens.
+//! (`world` says what stands where), then weather and lens.
 
 mod buildings;
 mod camera;
