@@ -107,7 +107,12 @@ impl BagOut {
     ///
     /// # Errors
     /// A picture that is not from a bag: it has neither camera nor time.
-    pub(crate) fn add(&mut self, frame: &Frame, prediction: &Prediction, classes: &ClassTable) -> Result<()> {
+    pub(crate) fn add(
+        &mut self,
+        frame: &Frame,
+        prediction: &Prediction,
+        classes: &ClassTable,
+    ) -> Result<()> {
         let Some((camera, log_time_ns)) = &frame.recorded else {
             let problem = "a picture file has no camera and no time: --bag-out takes bags only";
             return Err(Error::bad_file(&frame.name, problem));
