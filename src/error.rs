@@ -67,6 +67,18 @@ pub enum Error {
         /// The first line of libtorch's message.
         problem: String,
     },
+    /// The network's result has pixels that are not numbers; it must not be published.
+    #[error(
+        "{what} is not a finite number in {bad} of {of} pixels; the weights or the device are broken"
+    )]
+    NotFinite {
+        /// The score.
+        what: &'static str,
+        /// Pixels that are NaN or infinite.
+        bad: i64,
+        /// All pixels.
+        of: usize,
+    },
     /// The ROS 2 side failed while doing `what`.
     #[error("{what}: {problem}")]
     Ros {

@@ -1,7 +1,7 @@
 //! Windows over a frame: where they start, and the network's logits averaged over them.
 //!
-//! model.md 7.1. The reference forgets the last window where the remainder divides and fails on
-//! images smaller than the window; this rule equals it wherever it covers the image.
+//! The published code forgets the last window where the remainder divides and fails on images
+//! smaller than the window; this rule equals it wherever it covers the image.
 
 use std::fmt;
 use std::str::FromStr;

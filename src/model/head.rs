@@ -1,7 +1,7 @@
 //! The two classifiers on a map of features: linear ("D") and GMMSeg's Gaussian mixtures ("G").
 //!
-//! model.md 3 and 4. The G head is float32 throughout, whatever the rest of the network runs in:
-//! a two-class `mask_norm` is nearly a sign function of the log-density gap (model.md 3.3).
+//! NazirNayal8/UEM-likelihood-ratio at 1d76b9d, `gmm_seg.py`. The G head is float32 throughout, whatever the rest of the network runs in:
+//! a two-class `mask_norm` is nearly a sign function of the log-density gap.
 
 use std::f64::consts::PI;
 
@@ -75,7 +75,7 @@ impl Gmm {
         unit(&self.feat_norm.forward(&rows.to_kind(Kind::Float)))
     }
 
-    /// Log-densities `(n, k, m)` of unit-length features `(n, channels)` (model.md 3.2 step 4).
+    /// Log-densities `(n, k, m)` of unit-length features `(n, channels)`.
     ///
     /// As two matrix products of `(n, channels)` with `(channels, k * m)`: expanding the square keeps
     /// the difference of pixels, components and channels, 4.3 GB per window, from ever existing.
