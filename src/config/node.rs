@@ -159,7 +159,8 @@ impl NodeConfig {
 fn read(path: &Path) -> Result<String> {
     let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
     if size > NodeConfig::MAX_FILE {
-        let problem = format!("{size} bytes, a parameter file has at most {}", NodeConfig::MAX_FILE);
+        let problem =
+            format!("{size} bytes, a parameter file has at most {}", NodeConfig::MAX_FILE);
         return Err(Error::bad_file(path, problem));
     }
     std::fs::read_to_string(path).map_err(Error::io(path))
@@ -287,7 +288,8 @@ mod tests {
         let mut ours = Vec::new();
         flatten("", &serde_yaml::to_value(&config).unwrap(), &mut ours);
         let shipped = flat_section(NODE_PARAMETERS, Path::new(""), "/").unwrap();
-        let keys = |list: &[(String, Value)]| list.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>();
+        let keys =
+            |list: &[(String, Value)]| list.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>();
         assert_eq!(keys(&ours), keys(&shipped));
         for line in NODE_PARAMETERS.lines().filter(|line| line.starts_with("    ")) {
             let is_group = line.trim_end().ends_with(':');

@@ -66,7 +66,8 @@ impl RosArgs {
 
     fn ros_flag(&mut self, flag: &str, args: &mut impl Iterator<Item = String>) -> Result<()> {
         let mut value = |form: &str| {
-            args.next().ok_or_else(|| Error::setting(flag, "without a value", format!("{flag} {form}")))
+            args.next()
+                .ok_or_else(|| Error::setting(flag, "without a value", format!("{flag} {form}")))
         };
         match flag {
             "-r" | "--remap" => self.remaps.push(Remap::parse(&value("from:=to")?)?),
@@ -78,7 +79,9 @@ impl RosArgs {
             }
             "--disable-stdout-logs" => self.log_level = Some(LevelFilter::Off),
             "--enable-stdout-logs" | "--disable-rosout-logs" | "--disable-external-lib-logs" => {}
-            "--enable-rosout-logs" | "--enable-external-lib-logs" | "--log-config-file"
+            "--enable-rosout-logs"
+            | "--enable-external-lib-logs"
+            | "--log-config-file"
             | "--log-file-name" => {
                 let allowed = "nothing in its place: this node logs to stderr only";
                 return Err(Error::setting(flag, "not offered", allowed));
@@ -263,7 +266,11 @@ impl Network {
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
         let domain = var("ROS_DOMAIN_ID").unwrap_or_else(|| "0".into());
         let domain_id = domain.parse().ok().filter(|&id| id <= MAX_DOMAIN_ID).ok_or_else(|| {
-            Error::setting("ROS_DOMAIN_ID", &domain, format!("a whole number from 0 to {MAX_DOMAIN_ID}"))
+            Error::setting(
+                "ROS_DOMAIN_ID",
+                &domain,
+                format!("a whole number from 0 to {MAX_DOMAIN_ID}"),
+            )
         })?;
         let local = match var("ROS_LOCALHOST_ONLY").as_deref() {
             None | Some("0") => false,
@@ -275,17 +282,21 @@ impl Network {
             None | Some("SUBNET" | "SYSTEM_DEFAULT") => local,
             Some("LOCALHOST") => true,
             Some(other) => {
-                let allowed = "SUBNET, LOCALHOST or SYSTEM_DEFAULT; this DDS cannot turn discovery off";
+                let allowed =
+                    "SUBNET, LOCALHOST or SYSTEM_DEFAULT; this DDS cannot turn discovery off";
                 return Err(Error::setting("ROS_AUTOMATIC_DISCOVERY_RANGE", other, allowed));
             }
         };
         if var("ROS_SECURITY_ENABLE").is_some_and(|on| on.eq_ignore_ascii_case("true")) {
-            let allowed = "false: this node has no DDS security and does not run without it in silence";
+            let allowed =
+                "false: this node has no DDS security and does not run without it in silence";
             return Err(Error::setting("ROS_SECURITY_ENABLE", "true", allowed));
         }
         for name in ["ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER"] {
             if let Some(value) = var(name) {
-                log::warn!("{name}={value} has no effect: this DDS finds its peers by multicast only");
+                log::warn!(
+                    "{name}={value} has no effect: this DDS finds its peers by multicast only"
+                );
             }
         }
         Ok(Self { domain_id, localhost_only })
@@ -345,7 +356,8 @@ mod tests {
         assert!(args.version && !args.help);
         let names = args.names("ood_segmentation").unwrap();
         let value = |key: &str, yaml: &str| Override::Value { key: key.into(), yaml: yaml.into() };
-        let expected = [Override::File("a.yaml".into()), value("batch", "2"), value("plan", "paper")];
+        let expected =
+            [Override::File("a.yaml".into()), value("batch", "2"), value("plan", "paper")];
         assert_eq!(args.overrides(&names), expected);
     }
 
@@ -378,7 +390,8 @@ mod tests {
             Network::from_env(|name| set.get(name).map(|&value| value.to_owned()))
         };
         assert_eq!(from(&[]).unwrap(), Network { domain_id: 0, localhost_only: false });
-        let local = from(&[("ROS_DOMAIN_ID", "232"), ("ROS_AUTOMATIC_DISCOVERY_RANGE", "localhost")]);
+        let local =
+            from(&[("ROS_DOMAIN_ID", "232"), ("ROS_AUTOMATIC_DISCOVERY_RANGE", "localhost")]);
         assert_eq!(local.unwrap(), Network { domain_id: 232, localhost_only: true });
         assert!(from(&[("ROS_LOCALHOST_ONLY", "1")]).unwrap().localhost_only);
         let refused = [

@@ -68,7 +68,10 @@ impl Camera {
         let (slot, reader) = slot();
         let (buffers, recycled) = bounded(2);
         let ingest = Ingest {
-            node: (names.namespace().to_owned(), format!("{}_{name}", names.node()).replace('/', "_")),
+            node: (
+                names.namespace().to_owned(),
+                format!("{}_{name}", names.node()).replace('/', "_"),
+            ),
             raw: names.topic(&raw)?,
             compressed: names.twin(&raw, "compressed")?,
             network,
@@ -150,9 +153,8 @@ impl Ingest {
         let mut first = Some(participant);
         while !self.stop.is_closed() {
             let participant = first.take().map_or_else(|| self.join(), Ok);
-            let read = participant.and_then(|participant| {
-                smol::block_on(self.read(participant, &mut source))
-            });
+            let read = participant
+                .and_then(|participant| smol::block_on(self.read(participant, &mut source)));
             if let Err(error) = read {
                 log::error!("{}; trying again in a second", error.chain());
                 let pause = smol::Timer::after(Duration::from_secs(1));
@@ -181,7 +183,8 @@ impl Ingest {
         source: Source,
     ) -> Result<Option<Source>> {
         if source.compressed {
-            let topic = participant.subscribe(&self.compressed, COMPRESSED_IMAGE, source.reliable)?;
+            let topic =
+                participant.subscribe(&self.compressed, COMPRESSED_IMAGE, source.reliable)?;
             let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
             self.drain(participant, source, messages).await
         } else {

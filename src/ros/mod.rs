@@ -7,9 +7,12 @@
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
-pub mod args;
+mod args;
 mod context;
 mod ingest;
+mod node;
+mod publish;
 mod slot;
 
 pub use args::{Names, Network, RosArgs};
+pub use node::Node;
