@@ -1,6 +1,11 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod check;
+mod convert;
+mod init;
+mod model;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +20,21 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Write a network with random weights
+    Init(init::Args),
+    /// Turn published weights into safetensors with a sidecar
+    Convert(convert::Args),
+    /// Load weights strictly and run one window
+    Check(check::Args),
+}
 
 fn run(cli: &Cli) -> Result<()> {
-    match cli.command {}
+    match &cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Check(args) => check::run(args),
+    }
 }
 
 fn main() -> ExitCode {
