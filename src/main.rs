@@ -68,7 +68,10 @@ fn run() -> Result<(), Failure> {
     let pipeline = pipeline(&config)?;
     exit_when_dds_panics();
     let stop = stop_on_signals().map_err(exit(70))?;
-    let node = Node::start(&names, network, config, pipeline, &stop).map_err(exit(75))?;
+    let node = Node::start(&names, network, config, pipeline, &stop).map_err(|error| {
+        let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
+        Failure(code, error)
+    })?;
     log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
     node.run().map_err(|error| {
         let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };

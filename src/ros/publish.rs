@@ -24,8 +24,8 @@ const FRAME_STATUS: Type = ("ood_segmentation", "FrameStatus");
 
 /// The outputs of every camera, on a participant of their own.
 pub(crate) struct Outputs {
-    participant: Participant,
     cameras: Vec<Camera>,
+    participant: Participant, // after the publishers, which tell it of their end
     classes: ClassTable,
     jpeg_quality: u8,
     reliable: bool,
@@ -84,7 +84,7 @@ impl Outputs {
         }
         let jpeg_quality = config.jpeg_quality;
         let read = BTreeSet::new();
-        Ok(Self { participant, cameras, classes, jpeg_quality, reliable, read, looked: None })
+        Ok(Self { cameras, participant, classes, jpeg_quality, reliable, read, looked: None })
     }
 
     /// The planes that somebody reads of this camera.
