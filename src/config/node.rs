@@ -225,7 +225,7 @@ fn name_matches(pattern: &str, node: &str) -> bool {
 }
 
 /// Replaces a value: the key must be one of the shipped file's, and keep the type it has there.
-fn set(values: &mut Vec<(String, Value)>, key: &str, value: &Value) -> Result<()> {
+fn set(values: &mut [(String, Value)], key: &str, value: &Value) -> Result<()> {
     let Some((_, old)) = values.iter_mut().find(|(known, _)| known == key) else {
         let near = |known: &str| strsim::jaro_winkler(known, key);
         let nearest = values.iter().map(|(known, _)| known.as_str());
@@ -345,8 +345,8 @@ mod tests {
         let path = folder.path().join("bad.yaml");
         let texts = [
             ("/**:\n  ros__parameters: {tresholds: 1}\n", "tresholds"),
-            ("/**: [", "line 1"),
-            ("- 1\n", "expected a map"),
+            ("/**: [", "line 2"),
+            ("- 1\n", "expected a YAML mapping"),
         ];
         for (text, expected) in texts {
             std::fs::write(&path, text).unwrap();

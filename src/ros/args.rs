@@ -75,7 +75,8 @@ impl RosArgs {
             "--params-file" => self.overrides.push((None, Override::File(value("file")?.into()))),
             "--log-level" => self.set_log_level(&value("level, or logger:=level")?)?,
             "-e" | "--enclave" => {
-                log::debug!("enclave {}: of no effect without DDS security", value("name")?);
+                let enclave = value("name")?;
+                log::debug!("enclave {enclave}: of no effect without DDS security");
             }
             "--disable-stdout-logs" => self.log_level = Some(LevelFilter::Off),
             "--enable-stdout-logs" | "--disable-rosout-logs" | "--disable-external-lib-logs" => {}

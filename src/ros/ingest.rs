@@ -107,7 +107,8 @@ impl Camera {
     /// [`Error::Ros`] when it ended in a panic.
     pub(crate) fn join(self) -> Result<()> {
         let name = self.thread.thread().name().unwrap_or_default().to_owned();
-        self.thread.join().map_err(|_| Error::Ros { what: name, problem: "it panicked".into() })
+        let panicked = |_payload| Error::Ros { what: name, problem: "it panicked".into() };
+        self.thread.join().map_err(panicked)
     }
 }
 

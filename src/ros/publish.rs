@@ -16,7 +16,7 @@ use super::ingest::{COMPRESSED_IMAGE, IMAGE};
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
-use crate::msg::{CompressedImage, FrameStatus, Header};
+use crate::msg::{CompressedImage, FrameStatus};
 use crate::overlay::overlay;
 use crate::pipeline::{Planes, Prediction};
 
@@ -108,80 +108,67 @@ impl Outputs {
         self.read.contains(&output.topic)
     }
 
-    /// Publishes what was [`wanted`](Self::wanted) and the two masks if they are read.
+    /// Publishes what was [`wanted`](Self::wanted), and the two masks if they are read.
     ///
     /// # Errors
     /// An encoder that fails.
     pub(crate) fn publish(&self, camera: usize, prediction: Prediction) -> Result<()> {
         let camera = &self.cameras[camera];
-        let (header, height, width) = (prediction.header, prediction.height, prediction.width);
-        let size = (height, width);
-        if let Some(rgb) = prediction.rgb {
-            let (classes, ood_mask) = (&prediction.classes, &prediction.ood_mask);
-            let mixed = overlay(&rgb, width, classes, ood_mask, &self.classes);
-            let quality = self.jpeg_quality;
-            self.compressed(&camera.overlay, &header, "rgb8; jpeg compressed bgr8", || {
-                encode_jpeg(height, width, &mixed, quality)
-            })?;
-            self.raw(&camera.overlay.raw, &header, "rgb8", size, mixed);
+        let Prediction { header, height, width, classes, ood_mask, score, confidence, rgb, .. } =
+            prediction;
+        let size = |pixels: usize| u32::try_from(pixels).unwrap_or_default();
+        let image = |encoding: &str, data: Vec<u8>| Image {
+            header: header.clone(),
+            height: size(height),
+            width: size(width),
+            encoding: encoding.to_owned(),
+            is_bigendian: 0,
+            step: size(data.len() / height.max(1)),
+            data,
+        };
+        if let Some(rgb) = rgb {
+            let mixed = overlay(&rgb, width, &classes, &ood_mask, &self.classes);
+            let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
+            let mixed = image("rgb8", mixed);
+            self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
         }
-        for (pair, plane) in
-            [(&camera.semantic, prediction.classes), (&camera.ood, prediction.ood_mask)]
-        {
+        let png = |plane: &[u8]| encode_png(height, width, plane);
+        for (pair, plane) in [(&camera.semantic, classes), (&camera.ood, ood_mask)] {
             // The trailing space is part of image_transport's format.
-            self.compressed(pair, &header, "mono8; png compressed ", || {
-                encode_png(height, width, &plane)
-            })?;
-            self.raw(&pair.raw, &header, "mono8", size, plane);
+            self.pair(pair, image("mono8", plane), "mono8; png compressed ", png)?;
         }
-        if let Some(confidence) = prediction.confidence {
-            self.raw(&camera.confidence, &header, "mono8", size, confidence);
+        if let Some(confidence) = confidence {
+            camera.confidence.publish(image("mono8", confidence));
         }
-        if let Some(score) = prediction.score {
+        if let Some(score) = score {
             let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
-            self.raw(&camera.score, &header, "32FC1", size, bytes);
+            camera.score.publish(image("32FC1", bytes));
         }
         Ok(())
     }
 
-    pub(crate) fn status(&self, camera: usize, status: FrameStatus) {
-        self.cameras[camera].status.publish(status);
-    }
-
-    fn raw(
-        &self,
-        output: &Output<Image>,
-        header: &Header,
-        encoding: &str,
-        (height, width): (usize, usize),
-        data: Vec<u8>,
-    ) {
-        if self.reads(output) {
-            let size = |pixels: usize| u32::try_from(pixels).unwrap_or_default();
-            output.publish(Image {
-                header: header.clone(),
-                height: size(height),
-                width: size(width),
-                encoding: encoding.to_owned(),
-                is_bigendian: 0,
-                step: size(data.len() / height.max(1)),
-                data,
-            });
-        }
-    }
-
-    fn compressed(
+    /// A picture and its compressed twin, each if it is read.
+    fn pair(
         &self,
         pair: &Pair,
-        header: &Header,
+        image: Image,
         format: &str,
-        encode: impl FnOnce() -> Result<Vec<u8>>,
+        encode: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
     ) -> Result<()> {
         if self.reads(&pair.compressed) {
-            let (header, format) = (header.clone(), format.to_owned());
-            pair.compressed.publish(CompressedImage { header, format, data: encode()? });
+            let (header, format) = (image.header.clone(), format.to_owned());
+            let data = encode(&image.data)?;
+            pair.compressed.publish(CompressedImage { header, format, data });
+        }
+        if self.reads(&pair.raw) {
+            pair.raw.publish(image);
         }
         Ok(())
+    }
+
+    /// Publishes what became of a frame.
+    pub(crate) fn status(&self, camera: usize, status: FrameStatus) {
+        self.cameras[camera].status.publish(status);
     }
 }
 
