@@ -14,15 +14,12 @@ use ros2_client::{ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
-use super::context::{Participant, Type};
+use super::context::Participant;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::CompressedImage;
+use crate::msg::{COMPRESSED_IMAGE, CompressedImage, IMAGE};
 use crate::{Error, Result};
-
-pub(crate) const IMAGE: Type = ("sensor_msgs", "Image");
-pub(crate) const COMPRESSED_IMAGE: Type = ("sensor_msgs", "CompressedImage");
 
 /// One message of a camera on its way to the main thread.
 #[derive(Debug)]
@@ -184,12 +181,15 @@ impl Ingest {
         source: Source,
     ) -> Result<Option<Source>> {
         if source.compressed {
-            let topic =
-                participant.subscribe(&self.compressed, COMPRESSED_IMAGE, source.reliable)?;
+            let topic = participant.subscribe(
+                &self.compressed,
+                COMPRESSED_IMAGE.type_name,
+                source.reliable,
+            )?;
             let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
             self.drain(participant, source, messages).await
         } else {
-            let topic = participant.subscribe(&self.raw, IMAGE, source.reliable)?;
+            let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
             let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
             self.drain(participant, source, messages).await
@@ -236,8 +236,8 @@ impl Ingest {
 
     /// The source to read, given the publishers that are known; `None` while there are none.
     fn best(&self, participant: &Participant) -> Option<Source> {
-        let raw = participant.offered(&self.raw, IMAGE).map(|reliable| (false, reliable));
-        let compressed = participant.offered(&self.compressed, COMPRESSED_IMAGE);
+        let raw = participant.offered(&self.raw, IMAGE.type_name).map(|reliable| (false, reliable));
+        let compressed = participant.offered(&self.compressed, COMPRESSED_IMAGE.type_name);
         let compressed = compressed.map(|reliable| (true, reliable));
         let (compressed, offered) = match self.transport {
             Transport::Auto => raw.or(compressed),

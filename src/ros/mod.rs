@@ -12,6 +12,7 @@ mod context;
 mod ingest;
 mod node;
 mod publish;
+pub mod raw;
 mod slot;
 
 pub use args::{Names, Network, RosArgs};

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Select;
 
 use super::args::{Names, Network};
-use super::context::RECEIVE_BUFFER;
 use super::ingest::{Camera, Frame, Payload};
 use super::publish::Outputs;
+use super::raw::RECEIVE_BUFFER;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
 use crate::msg::{FrameStatus, Stamp};

@@ -11,16 +11,13 @@ use ros2_client::{Publisher, WriteError};
 use serde::Serialize;
 
 use super::args::{Names, Network};
-use super::context::{Participant, Type};
-use super::ingest::{COMPRESSED_IMAGE, IMAGE};
+use super::context::Participant;
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
-use crate::msg::{CompressedImage, FrameStatus};
+use crate::msg::{COMPRESSED_IMAGE, CompressedImage, FRAME_STATUS, FrameStatus, IMAGE};
 use crate::overlay::overlay;
 use crate::pipeline::{Planes, Prediction};
-
-const FRAME_STATUS: Type = ("ood_segmentation", "FrameStatus");
 
 /// The outputs of every camera, on a participant of their own.
 pub(crate) struct Outputs {
@@ -195,13 +192,14 @@ impl Offer<'_> {
         let raw = self.output(name)?;
         let topic = self.names.twin(name, "compressed")?;
         let qos = (self.reliable, false);
-        let publisher = self.participant.publish(&topic, COMPRESSED_IMAGE, qos)?;
+        let publisher = self.participant.publish(&topic, COMPRESSED_IMAGE.type_name, qos)?;
         Ok(Pair { raw, compressed: Output { topic, publisher } })
     }
 
     fn output(&mut self, name: &str) -> Result<Output<Image>> {
         let topic = self.names.topic(name)?;
-        let publisher = self.participant.publish(&topic, IMAGE, (self.reliable, false))?;
+        let publisher =
+            self.participant.publish(&topic, IMAGE.type_name, (self.reliable, false))?;
         Ok(Output { topic, publisher })
     }
 

@@ -5,6 +5,8 @@ mod check;
 mod convert;
 mod init;
 mod model;
+mod replay;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,10 @@ enum Command {
     Convert(convert::Args),
     /// Load weights strictly and run one window
     Check(check::Args),
+    /// Play a rosbag2 bag onto DDS with its recorded timing
+    Replay(replay::Args),
+    /// Draw data sets of the road world in the published layouts
+    Synth(synth::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -34,11 +40,15 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Init(args) => init::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Check(args) => check::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Synth(args) => synth::run(args),
     }
 }
 
 fn main() -> ExitCode {
-    let level = env_logger::Env::default().default_filter_or("warn");
+    // The transport warns of clamped sockets at every start; the commands say it where it matters.
+    let level = "warn,rustdds=error,ros2_client=error";
+    let level = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(level).init();
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
