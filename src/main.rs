@@ -105,10 +105,13 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     Pipeline::new(model, settings).map_err(exit(78))
 }
 
-/// Logs in the form of ROS, to stderr; the libraries' own lines from `warn` up. `RUST_LOG` wins.
+/// Logs in the form of ROS, to stderr. `RUST_LOG` wins. Of the transport only errors: it warns of every
+/// clamped socket at every start, which the node says once and with the remedy.
 fn start_log(args: &RosArgs) {
     let mut log = env_logger::Builder::new();
     log.filter_level(LevelFilter::Warn);
+    log.filter_module("rustdds", LevelFilter::Error);
+    log.filter_module("ros2_client", LevelFilter::Error);
     let level = args.log_level.unwrap_or(LevelFilter::Info);
     log.filter_module("ood_segmentation", level);
     if level == LevelFilter::Off {

@@ -35,6 +35,7 @@ struct Camera {
     confidence: Output<Image>,
     ood: Pair,
     score: Output<Image>,
+    probability: Pair,
     overlay: Pair,
     status: Output<FrameStatus>,
 }
@@ -75,6 +76,7 @@ impl Outputs {
                 confidence: offer.output(&topic("semantic/confidence"))?,
                 ood: offer.pair(&topic("ood/image"))?,
                 score: offer.output(&topic("ood/score"))?,
+                probability: offer.pair(&topic("ood/probability"))?,
                 overlay: offer.pair(&topic("overlay/image"))?,
                 status: offer.status(&topic("status"))?,
             });
@@ -97,12 +99,17 @@ impl Outputs {
         Planes {
             score: self.reads(&camera.score),
             confidence: self.reads(&camera.confidence),
-            rgb: self.reads(&camera.overlay.raw) || self.reads(&camera.overlay.compressed),
+            probability: self.reads_either(&camera.probability),
+            rgb: self.reads_either(&camera.overlay),
         }
     }
 
     fn reads<M: Serialize>(&self, output: &Output<M>) -> bool {
         self.read.contains(&output.topic)
+    }
+
+    fn reads_either(&self, pair: &Pair) -> bool {
+        self.reads(&pair.raw) || self.reads(&pair.compressed)
     }
 
     /// Publishes what was [`wanted`](Self::wanted), and the two masks if they are read.
@@ -111,18 +118,9 @@ impl Outputs {
     /// An encoder that fails.
     pub(crate) fn publish(&self, camera: usize, prediction: Prediction) -> Result<()> {
         let camera = &self.cameras[camera];
-        let Prediction { header, height, width, classes, ood_mask, score, confidence, rgb, .. } =
-            prediction;
-        let size = |pixels: usize| u32::try_from(pixels).unwrap_or_default();
-        let image = |encoding: &str, data: Vec<u8>| Image {
-            header: header.clone(),
-            height: size(height),
-            width: size(width),
-            encoding: encoding.to_owned(),
-            is_bigendian: 0,
-            step: size(data.len() / height.max(1)),
-            data,
-        };
+        let Prediction { header, height, width, classes, ood_mask, rgb, .. } = prediction;
+        let size = (height, width);
+        let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
         if let Some(rgb) = rgb {
             let mixed = overlay(&rgb, width, &classes, &ood_mask, &self.classes);
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
@@ -130,14 +128,16 @@ impl Outputs {
             self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
         }
         let png = |plane: &[u8]| encode_png(height, width, plane);
-        for (pair, plane) in [(&camera.semantic, classes), (&camera.ood, ood_mask)] {
+        let masks = [(&camera.semantic, Some(classes)), (&camera.ood, Some(ood_mask))];
+        let pictures = masks.into_iter().chain([(&camera.probability, prediction.probability)]);
+        for (pair, plane) in pictures.filter_map(|(pair, plane)| Some((pair, plane?))) {
             // The trailing space is part of image_transport's format.
             self.pair(pair, image("mono8", plane), "mono8; png compressed ", png)?;
         }
-        if let Some(confidence) = confidence {
+        if let Some(confidence) = prediction.confidence {
             camera.confidence.publish(image("mono8", confidence));
         }
-        if let Some(score) = score {
+        if let Some(score) = prediction.score {
             let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
             camera.score.publish(image("32FC1", bytes));
         }
