@@ -1,6 +1,8 @@
 //! The node: arguments -> parameters -> model -> loop -> exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, panic, process, thread};
 
 use log::LevelFilter;
@@ -61,14 +63,14 @@ fn run() -> Result<(), Failure> {
         }
         return Ok(());
     }
-    start_log(&args);
     let names = args.names(NODE_NAME).map_err(exit(78))?;
+    start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
     let pipeline = pipeline(&config)?;
     exit_when_dds_panics();
     let stop = stop_on_signals().map_err(exit(70))?;
-    let node = Node::start(&names, network, config, pipeline, &stop).map_err(|error| {
+    let node = Node::start(&names, network, config, pipeline, stop).map_err(|error| {
         let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
         Failure(code, error)
     })?;
@@ -105,30 +107,26 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     Pipeline::new(model, settings).map_err(exit(78))
 }
 
-/// Logs in the form of ROS, to stderr. `RUST_LOG` wins. Of the transport only errors: it warns of every
-/// clamped socket at every start, which the node says once and with the remedy.
-fn start_log(args: &RosArgs) {
+/// Logs in the form of ROS to stderr, under the node's name; of the libraries' lines only warnings.
+/// `RUST_LOG` wins.
+fn start_log(args: &RosArgs, node: String) {
     let mut log = env_logger::Builder::new();
-    log.filter_level(LevelFilter::Warn);
-    log.filter_module("rustdds", LevelFilter::Error);
-    log.filter_module("ros2_client", LevelFilter::Error);
     let level = args.log_level.unwrap_or(LevelFilter::Info);
+    log.filter_level(level.min(LevelFilter::Warn));
     log.filter_module("ood_segmentation", level);
-    if level == LevelFilter::Off {
-        log.filter_level(LevelFilter::Off);
-    }
+    // Said at every start and rebuild: clamped sockets, of which `Node` warns once, and no ROS_DISTRO.
+    log.filter_module("rustdds::network", level.min(LevelFilter::Error));
+    log.filter_module("ros2_client::distributions", level.min(LevelFilter::Error));
     for (logger, level) in &args.log_levels {
         log.filter_module(logger, *level);
     }
     log.parse_default_env();
-    log.format(|out, record| {
-        use std::io::Write;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = now.unwrap_or_default();
-        let (level, name) = (record.level(), record.target().split("::").next());
+    log.format(move |out, record| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = record.target().split("::").next().unwrap_or_default();
+        let name = if name.starts_with(NODE_NAME) { &node } else { name };
         let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
-        let name = name.unwrap_or_default();
-        writeln!(out, "[{level}] [{seconds}.{nanos:09}] [{name}]: {}", record.args())
+        writeln!(out, "[{}] [{seconds}.{nanos:09}] [{name}]: {}", record.level(), record.args())
     });
     log.init();
 }
@@ -154,12 +152,13 @@ fn stop_on_signals() -> Result<smol::channel::Receiver<()>, Error> {
     Ok(stop)
 }
 
-/// A panic in a thread of RustDDS would leave the node alive and deaf: end, to be started again.
+/// A panic in a thread of the DDS library would leave the node alive and deaf: end, to be started again.
 fn exit_when_dds_panics() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         report(info);
-        if thread::current().name().is_some_and(|name| name.starts_with("RustDDS")) {
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        if name.starts_with("RustDDS") || name == "ros spinner" {
             process::exit(70);
         }
     }));

@@ -207,8 +207,13 @@ fn every_output_comes_back_with_the_frames_own_header_under_remapped_names() {
         peer.ask(&json!({"do": "read", "topic": topic, "type": kind}));
     }
     peer.read_status("/car/camera/status");
-    peer.repeat(&picture("/front", 1), is_status);
-    peer.tell(&picture("/front", 77));
+    let reliable = |stamp| {
+        let mut picture = picture("/front", stamp);
+        picture["reliable"] = json!(true);
+        picture
+    };
+    peer.repeat(&reliable(1), is_status);
+    peer.tell(&reliable(77));
     let mut seen = std::collections::BTreeSet::new();
     peer.wait("complete set of outputs", |line| {
         if line["stamp"] != json!([77, 5]) || line["frame_id"] != "front_optical" {
@@ -239,7 +244,11 @@ fn every_output_comes_back_with_the_frames_own_header_under_remapped_names() {
     node.signal("-INT");
     let (status, log) = node.end();
     assert!(status.success(), "{log}");
-    assert!(log.contains(" segmented, "), "{log}");
+    assert!(
+        log.contains("[car.ood_segmentation]: camera: ") && log.contains(" segmented, "),
+        "{log}"
+    );
+    assert!(log.contains("reading /front (reliable)"), "{log}");
 }
 
 #[test]

@@ -311,10 +311,14 @@ mod tests {
              /rear/ood_segmentation:\n  ros__parameters: {batch: 9}\n\
              front:\n  ood_segmentation:\n    ros__parameters: {model: {device: cpu}}\n",
         );
-        let second = file("b.yaml", "/*/ood_segmentation:\n  ros__parameters: {batch: 4}\n");
+        let second = file(
+            "b.yaml",
+            "/*/ood_segmentation:\n  ros__parameters: {batch: 4, model.precision: bf16}\n",
+        );
         let config = load(&[first, second, value("ood_threshold", "3")]).unwrap();
         assert_eq!((config.batch, config.plan.as_str()), (4, "paper"));
         assert_eq!((config.model.device.as_str(), config.ood_threshold), ("cpu", 3.0));
+        assert_eq!(config.model.precision, "bf16");
     }
 
     #[test]

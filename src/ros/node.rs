@@ -24,6 +24,7 @@ pub struct Node {
     pipeline: Pipeline,
     config: NodeConfig,
     counts: Vec<Counts>,
+    stop: smol::channel::Receiver<()>,
 }
 
 /// What became of a camera's messages.
@@ -45,7 +46,7 @@ struct Refused {
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Joins DDS and starts the cameras; they end when `stop` closes.
+    /// Joins DDS and starts the cameras; both they and the loop end when `stop` closes.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow.
@@ -54,7 +55,7 @@ impl Node {
         network: Network,
         config: NodeConfig,
         pipeline: Pipeline,
-        stop: &smol::channel::Receiver<()>,
+        stop: smol::channel::Receiver<()>,
     ) -> Result<Self> {
         let classes = pipeline.model().config().classes.clone();
         let outputs = Outputs::new(names, network, &config, classes)?;
@@ -64,7 +65,7 @@ impl Node {
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self { cameras, outputs, pipeline, config, counts })
+        Ok(Self { cameras, outputs, pipeline, config, counts, stop })
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -82,7 +83,7 @@ impl Node {
     }
 
     fn frames(&mut self) -> Result<()> {
-        loop {
+        while !self.stop.is_closed() {
             let mut select = Select::new();
             for camera in &self.cameras {
                 select.recv(&camera.slot);
@@ -91,9 +92,10 @@ impl Node {
             let camera = ready.index();
             match ready.recv(&self.cameras[camera].slot) {
                 Ok(frame) => self.frame(camera, frame)?,
-                Err(_closed) => return Ok(()),
+                Err(_closed) => break,
             }
         }
+        Ok(())
     }
 
     fn frame(&mut self, camera: usize, frame: Frame) -> Result<()> {
