@@ -1,1 +1,5 @@
 //! Metrics and benchmarks: what a score is worth.
+
+pub mod metrics;
+pub mod segments;
+pub mod tally;
