@@ -24,13 +24,13 @@ const FAN_IN: usize = 8;
 const BUFFER: usize = 4 << 20;
 
 /// Key of a score: ascending keys are descending scores. The two zeros share one.
-fn key(score: f32) -> u32 {
+pub(super) fn key(score: f32) -> u32 {
     let bits = (score + 0.0).to_bits();
     if bits >> 31 == 0 { !(bits | 1 << 31) } else { bits }
 }
 
 /// The score of a key.
-fn score(key: u32) -> f32 {
+pub(super) fn score(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 0 { !key & !(1 << 31) } else { key })
 }
 

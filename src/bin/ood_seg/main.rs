@@ -1,6 +1,8 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod dataset;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,10 +17,15 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Look at an evaluation set: what it holds and what it lacks
+    Dataset(dataset::Args),
+}
 
 fn run(cli: &Cli) -> Result<()> {
-    match cli.command {}
+    match &cli.command {
+        Command::Dataset(args) => dataset::run(args),
+    }
 }
 
 fn main() -> ExitCode {
