@@ -45,7 +45,7 @@ fn exact_metrics_agree_with_scikit_learn_on_random_data() {
             *worst = worst.max((got - expected[key].as_f64().unwrap()).abs());
         }
     }
-    println!("{} cases, max error of AP, AUROC, FPR95, F1: {worst:.1e?}", cases.len());
+    println!("{} cases, max error of AP, AUROC, FPR95, F1: {worst:?}", cases.len());
     assert_eq!(cases.len(), expected.len());
     assert!(worst.iter().all(|error| *error <= TOLERANCE), "{worst:?}");
 }

@@ -1,5 +1,6 @@
 //! Metrics and benchmarks: what a score is worth.
 
+pub mod benchmark;
 pub mod calibrate;
 pub mod metrics;
 pub mod segments;

@@ -145,7 +145,7 @@ pub fn merge(runs: &[PathBuf], path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// A file that is not a whole run; each item too may be such an error.
-pub fn bins(runs: &[PathBuf]) -> Result<(u64, u64, impl Iterator<Item = Result<Bin>>)> {
+pub fn bins(runs: &[PathBuf]) -> Result<(u64, u64, impl Iterator<Item = Result<Bin>> + use<>)> {
     let entries = Entries::open(runs)?;
     let (pos, neg) = entries.totals;
     let bin =
