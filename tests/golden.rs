@@ -3,6 +3,7 @@
 //! Runs on the small set in `tests/data/golden`, on the full one where it is at hand, and on
 //! `GOLDEN_DIR` alone when that is set (`make golden GOLDEN_DIR=..`). Prints the largest absolute
 //! error per stage beside its tolerance; dimensions come from each file's metadata.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

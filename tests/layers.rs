@@ -1,4 +1,5 @@
 //! Who may import whom: arrows point down only, and each big dependency lives in one place.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 

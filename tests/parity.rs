@@ -1,4 +1,5 @@
 //! The full-size backbone against what `tests/parity/parity.py` computed with transformers (`make parity`).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

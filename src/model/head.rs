@@ -12,6 +12,7 @@ use super::config::HeadConfig;
 
 /// A classifier on a map.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are two per process")]
 pub enum Head {
     /// Raw linear logits.
     Linear(nn::Linear),
@@ -32,12 +33,12 @@ impl Head {
         }
     }
 
-    /// Logits `(b, k, h, w)`, float32, of a map `(b, channels, h, w)`.
+    /// Logits `(b, k, h, w)`, float32, of a map `(b, channels, h, w)` of any precision.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (b, _, h, w) = x.size4().unwrap();
-        let rows = x.permute([0, 2, 3, 1]); // (b, h, w, channels)
+        let rows = x.to_kind(Kind::Float).permute([0, 2, 3, 1]); // (b, h, w, channels)
         let logits = match self {
-            Self::Linear(head) => rows.apply(head).to_kind(Kind::Float),
+            Self::Linear(head) => rows.apply(head),
             Self::Gmm(head) => head.forward(&rows.flatten(0, 2)).view([b, h, w, -1]),
         };
         logits.permute([0, 3, 1, 2]).contiguous()
@@ -72,7 +73,7 @@ impl Gmm {
 
     /// Unit-length features `(n, channels)` of decoder features `(n, channels)`.
     pub fn features(&self, rows: &Tensor) -> Tensor {
-        unit(&self.feat_norm.forward(&rows.to_kind(Kind::Float)))
+        unit(&self.feat_norm.forward(rows))
     }
 
     /// Log-densities `(n, k, m)` of unit-length features `(n, channels)`.
