@@ -2,6 +2,8 @@
 
 pub mod benchmark;
 pub mod calibrate;
+pub mod hdf5;
 pub mod metrics;
 pub mod segments;
+pub mod table;
 pub mod tally;
