@@ -432,3 +432,116 @@ fn read_map(path: &Path, offset: u64, pixels: usize) -> Result<Vec<f16>> {
     read.map_err(Error::io(path))?;
     Ok(bytes.chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]])).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H: u32 = 24;
+    const W: u32 = 40;
+
+    /// A set of five frames, obstacles of 10x12 px on the first four, a void column.
+    fn set(root: &Path) -> OodSet {
+        for i in 0..5u32 {
+            let at = |end: &str| {
+                let path = root.join(format!("dataset_AnomalyTrack/{end}"));
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            let label = image::GrayImage::from_fn(W, H, |x, y| {
+                let inside = i < 4 && (4 + i..14 + i).contains(&y) && (8..20).contains(&x);
+                image::Luma([if x == 0 { IGNORE } else { u8::from(inside) }])
+            });
+            let labels = format!("labels_masks/validation000{i}_labels_semantic.png");
+            label.save(at(&labels)).unwrap();
+            label.save(at(&format!("images/validation000{i}.png"))).unwrap();
+        }
+        OodSet::open(root, None).unwrap()
+    }
+
+    fn protocol(set: &OodSet, scores: &[&str]) -> Protocol {
+        Protocol {
+            dataset: set.layout.name().into(),
+            split: set.split.clone(),
+            frames: set.labelled().count(),
+            scores: scores.iter().map(|score| (*score).into()).collect(),
+            classes: Vec::new(),
+            reference_compatible: false,
+            weights: "abc".into(),
+            plan: "paper".into(),
+            precision: "f32".into(),
+        }
+    }
+
+    /// Noise plus the truth, the same for a frame whoever measures it.
+    fn scores(place: usize, labels: &LabelMap, slope: f32) -> Vec<f32> {
+        let noise = |i: usize| ((i * 7919 + place * 104_729) % 1009) as f32 / 300.0;
+        let of = |(i, label): (usize, &u8)| noise(i) + slope * f32::from(*label == 1);
+        labels.data.iter().enumerate().map(of).collect()
+    }
+
+    fn measure(out: &Path, set: &OodSet, shard: Shard) {
+        let mut part = Part::create(out, protocol(set, &["llr", "ood"]), shard).unwrap();
+        for (place, frame) in set.labelled().enumerate().filter(|(place, _)| shard.holds(*place)) {
+            let labels = set.labels(frame).unwrap();
+            let (llr, ood) = (scores(place, &labels, 2.0), scores(place, &labels, 0.5));
+            part.add((place, frame), &labels, &[], &[&llr, &ood]).unwrap();
+        }
+        part.finish().unwrap();
+    }
+
+    #[test]
+    fn shards_join_to_the_last_bit_of_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = set(folder.path());
+        let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+        measure(&whole, &set, Shard::WHOLE);
+        for index in [2, 0, 1] {
+            measure(&parts, &set, Shard { index, count: 3 });
+        }
+        let join = |out| Parts::open(out).unwrap().join(&set).unwrap();
+        let (whole, parts) = (join(&whole), join(&parts));
+        assert_eq!(format!("{whole:?}"), format!("{parts:?}"));
+        let [llr, ood] = &whole.scores[..] else { panic!("two scores") };
+        assert_eq!((llr.exact.positives, llr.exact.negatives), (480, 5 * 24 * 39 - 480));
+        assert!(llr.exact.ap > ood.exact.ap && (llr.exact.ap - llr.smiyc.ap).abs() < 0.01);
+        assert!(llr.frame_ap[4].1.is_nan() && llr.frame_ap[0].0 == "validation0000");
+        // Four obstacles of 120 px; no prediction reaches 500 px.
+        assert_eq!((llr.segments.siou_gt, llr.segments.mean_f1), (0.0, 0.0));
+    }
+
+    #[test]
+    fn missing_foreign_and_unfinished_parts_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, out) = (set(folder.path()), folder.path().join("out"));
+        fs::create_dir(&out).unwrap();
+        let problem = || Parts::open(&out).unwrap_err().chain();
+        assert!(problem().contains("--shard"), "{}", problem());
+        measure(&out, &set, Shard { index: 0, count: 2 });
+        assert!(problem().contains("part-1-of-2"), "{}", problem());
+        let other = protocol(&set, &["llr"]);
+        let shard = Shard { index: 1, count: 2 };
+        Part::create(&out, other, shard).unwrap().finish().unwrap();
+        assert!(problem().contains("part-1-of-2: measured"), "{}", problem());
+        Part::create(&out, protocol(&set, &["llr", "ood"]), shard).unwrap().finish().unwrap();
+        assert!(problem().contains("3 frames in all parts, the set has 5"), "{}", problem());
+        measure(&out, &set, Shard::WHOLE);
+        assert!(problem().contains("remove one kind"), "{}", problem());
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_measured_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = set(folder.path());
+        let out = folder.path().join("out");
+        let mut part = Part::create(&out, protocol(&set, &["llr"]), Shard::WHOLE).unwrap();
+        let frame = (0, &set.frames[0]);
+        let mut labels = set.labels(&set.frames[0]).unwrap();
+        let huge = vec![1e6; labels.data.len()];
+        let error = part.add(frame, &labels, &[], &[&huge]).unwrap_err().chain();
+        assert!(error.contains("validation0000") && error.contains("float16"), "{error}");
+        labels.data.fill(IGNORE);
+        let error = part.add(frame, &labels, &[], &[&huge]).unwrap_err().chain();
+        assert!(error.contains("every pixel is ignored"), "{error}");
+    }
+}
