@@ -363,27 +363,36 @@ impl Parts {
 
     /// Segment metrics at `threshold`, frames in the set's order.
     fn segments(&self, score: &str, set: &OodSet, threshold: f64) -> Result<SegmentMetrics> {
-        let mut maps: BTreeMap<usize, (usize, u64, usize)> = BTreeMap::new();
-        for (part, index) in self.indices.iter().enumerate() {
-            let mut offset = 0;
-            for &(place, pixels) in &index.frames {
-                maps.insert(place, (part, offset, pixels));
-                offset += 2 * pixels as u64;
-            }
-        }
-        let paths = self.files(score, "f16");
         let limits = size_limits(set.layout);
         let mut totals = SegmentTotals::default();
-        for (frame, (part, offset, pixels)) in set.labelled().zip(maps.into_values()) {
+        for (place, frame) in set.labelled().enumerate() {
             let labels = set.labels(frame)?;
-            if labels.data.len() != pixels {
-                let problem = format!("{} px, {pixels} when it was measured", labels.data.len());
+            let map = self.map(score, place)?;
+            if labels.data.len() != map.len() {
+                let (now, then) = (labels.data.len(), map.len());
+                let problem = format!("has {now} px, {then} when it was measured");
                 return Err(Error::bad_file(&frame.image, problem));
             }
-            let map = read_map(&paths[part], offset, pixels)?;
             totals.add(frame_segments(&map, &labels.data, labels.width, threshold, limits));
         }
         Ok(totals.metrics())
+    }
+
+    /// The float16 map of the labelled frame at `place` of the set, row-major.
+    ///
+    /// # Errors
+    /// No such frame; a damaged part.
+    pub fn map(&self, score: &str, place: usize) -> Result<Vec<f16>> {
+        for (index, path) in self.indices.iter().zip(self.files(score, "f16")) {
+            let mut offset = 0;
+            for &(at, pixels) in &index.frames {
+                if at == place {
+                    return read_map(&path, offset, pixels);
+                }
+                offset += 2 * pixels as u64;
+            }
+        }
+        Err(Error::bad_file(&self.folders[0], format!("no part measured frame {place}")))
     }
 
     /// Removes the parts from disk.
