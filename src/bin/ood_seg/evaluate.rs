@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::data::Shard;
 use ood_segmentation::data::ood_sets::{Frame, LabelMap, OodSet};
 use ood_segmentation::eval::benchmark::{Evaluation, Part, Parts, Protocol, ScoreResult};
@@ -15,7 +16,6 @@ use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, file};
 
 use crate::model::ModelArgs;
-use crate::segment::progress;
 
 /// Which set, which scores, and where the results go.
 #[derive(clap::Args)]
@@ -208,9 +208,18 @@ fn write(out: &Path, evaluation: &Evaluation, text: &str) -> Result<()> {
 
 /// Up to three frames of the highest AP and three of the lowest, with labels and score.
 #[expect(clippy::cast_possible_truncation, reason = "a threshold on float16 scores")]
-fn best_and_worst(parts: &Parts, set: &OodSet, result: &ScoreResult) -> Result<(usize, usize, Vec<u8>)> {
-    let mut order: Vec<(usize, f64)> =
-        result.frame_ap.iter().map(|(_, ap)| *ap).enumerate().filter(|(_, ap)| !ap.is_nan()).collect();
+fn best_and_worst(
+    parts: &Parts,
+    set: &OodSet,
+    result: &ScoreResult,
+) -> Result<(usize, usize, Vec<u8>)> {
+    let mut order: Vec<(usize, f64)> = result
+        .frame_ap
+        .iter()
+        .map(|(_, ap)| *ap)
+        .enumerate()
+        .filter(|(_, ap)| !ap.is_nan())
+        .collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
     let few = (order.len() / 2).clamp(1, 3).min(order.len());
     let best = order[..few].iter().map(|frame| ("best", frame));
@@ -238,4 +247,11 @@ fn rgb(picture: Image) -> Vec<u8> {
         return picture.data.iter().flat_map(|grey| [*grey; 3]).collect();
     }
     picture.data
+}
+
+/// A bar with count, rate and time left; nothing on a pipe.
+fn progress(total: usize) -> ProgressBar {
+    let template = "{wide_bar} {pos}/{len}  {per_sec}  {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    ProgressBar::new(total as u64).with_style(style)
 }

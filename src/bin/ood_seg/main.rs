@@ -1,7 +1,12 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod check;
+mod convert;
 mod dataset;
+mod evaluate;
+mod init;
+mod model;
 
 use std::process::ExitCode;
 
@@ -18,13 +23,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a network with random weights
+    Init(init::Args),
+    /// Turn published weights into safetensors with a sidecar
+    Convert(convert::Args),
+    /// Load weights strictly and run one window
+    Check(check::Args),
     /// Look at an evaluation set: what it holds and what it lacks
     Dataset(dataset::Args),
+    /// Measure what the scores are worth on a labelled set
+    Evaluate(evaluate::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Check(args) => check::run(args),
         Command::Dataset(args) => dataset::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
     }
 }
 
