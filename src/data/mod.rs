@@ -5,6 +5,7 @@ use std::str::FromStr;
 use crate::{Error, Result};
 
 pub mod ood_sets;
+pub mod synth;
 
 /// Label of pixels that no metric and no loss counts.
 pub const IGNORE: u8 = 255;

@@ -11,8 +11,8 @@ use super::tally::{key, score};
 use crate::data::IGNORE;
 use crate::{Error, Result};
 
-/// Low bits of a score's key that share a bucket: 11 bits of mantissa stay, a step of 0.05 %.
-const BUCKET_BITS: u32 = 12;
+/// Low bits of a score's key that share a bucket: 9 bits of mantissa stay, a step of 0.2 %.
+const BUCKET_BITS: u32 = 14;
 
 /// How many pixels of a frame lie above each of a fine grid of thresholds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,7 +267,8 @@ pub fn obstacle_scores(scores: &[f32], labels: &[u8], width: usize, min_size: us
 }
 
 /// Upper bound on the expected share of obstacles missed in a new frame with obstacles, at `threshold`:
-/// `(sum of the frames' shares + 1) / (n + 1)` (conformal risk control, Angelopoulos et al. 2022).
+/// `(sum of the frames' shares + 1) / (n + 1)` (conformal risk control, Angelopoulos et al. 2022). It is
+/// proven for thresholds chosen by [`missed_threshold`]; for others it is an estimate on the safe side.
 ///
 /// `frames` are [`obstacle_scores`], frames without obstacles left out.
 #[expect(clippy::cast_precision_loss, reason = "obstacle counts")]

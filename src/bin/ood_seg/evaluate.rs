@@ -10,7 +10,7 @@ use ood_segmentation::eval::benchmark::{Evaluation, Part, Parts, Protocol, Score
 use ood_segmentation::eval::plot::{SheetRow, curves, sheet};
 use ood_segmentation::eval::{hdf5, table};
 use ood_segmentation::image::{self, Image, Limits};
-use ood_segmentation::model::Score;
+use ood_segmentation::model::{ModelConfig, Score};
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, ScoreMaps};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, file};
@@ -19,11 +19,12 @@ use crate::model::ModelArgs;
 
 /// Which set, which scores, and where the results go.
 #[derive(clap::Args)]
+#[command(mut_arg("weights", |weights| weights.required(false).required_unless_present("merge")))]
 pub(crate) struct Args {
     #[command(flatten)]
     set: SetArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    model: Option<ModelArgs>,
     #[command(flatten)]
     windows: WindowArgs,
     /// Scores, all from one pass of the network: llr, ood, neg_id, msp, max_logit, entropy, energy, rba
@@ -92,8 +93,10 @@ impl WindowArgs {
 /// Scores the frames, then joins the parts, unless only one of the two is asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let set = args.set.open()?;
-    if !args.merge {
-        measure(args, &set)?;
+    match &args.model {
+        _ if args.merge => {}
+        Some(model) => measure(args, model, &set)?,
+        None => return Err(Error::setting("weights", "missing", "a file, or --merge")),
     }
     if args.shard.is_some() || set.labelled().next().is_none() {
         return Ok(());
@@ -111,12 +114,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.merge { Ok(()) } else { parts.remove() }
 }
 
-fn measure(args: &Args, set: &OodSet) -> Result<()> {
-    let scores: &[Score] = if set.layout.has_classes() { &[] } else { &args.scores };
+fn measure(args: &Args, model: &ModelArgs, set: &OodSet) -> Result<()> {
+    let scores = scores(args, set);
     let first = *scores.first().unwrap_or(&Score::NegId);
-    let pipeline = args.windows.open(&args.model, first)?;
+    let pipeline = args.windows.open(model, first)?;
     let shard = args.shard.unwrap_or(Shard::WHOLE);
-    let mut part = Part::create(&args.out, protocol(args, set, scores, &pipeline), shard)?;
+    let config = pipeline.model().config();
+    let precision = model.precision.to_string();
+    let mut part = Part::create(&args.out, protocol(args, precision, set, config), shard)?;
     let without_labels = args.submission.is_some();
     for_each(set, &pipeline, scores, (shard, without_labels), |frame, labels, maps| {
         if let Some(folder) = &args.submission {
@@ -130,19 +135,24 @@ fn measure(args: &Args, set: &OodSet) -> Result<()> {
     part.finish()
 }
 
-fn protocol(args: &Args, set: &OodSet, scores: &[Score], pipeline: &Pipeline) -> Protocol {
-    let model = pipeline.model().config();
+/// The scores to measure: none on a set that labels inlier classes.
+fn scores<'a>(args: &'a Args, set: &OodSet) -> &'a [Score] {
+    if set.layout.has_classes() { &[] } else { &args.scores }
+}
+
+/// What is measured and how, for the parts to agree in.
+fn protocol(args: &Args, precision: String, set: &OodSet, model: &ModelConfig) -> Protocol {
     let classes = if set.layout.has_classes() { &*model.classes.0 } else { &[] };
     Protocol {
         dataset: set.layout.name().into(),
         split: set.split.clone(),
         frames: set.labelled().count(),
-        scores: scores.iter().map(ToString::to_string).collect(),
+        scores: scores(args, set).iter().map(ToString::to_string).collect(),
         classes: classes.iter().map(|class| class.name.clone()).collect(),
         reference_compatible: args.reference_compatible,
         weights: model.sha256.clone(),
         plan: args.windows.plan.to_string(),
-        precision: args.model.precision.to_string(),
+        precision,
     }
 }
 

@@ -1,12 +1,15 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod calibrate;
 mod check;
 mod convert;
 mod dataset;
 mod evaluate;
 mod init;
 mod model;
+mod replay;
+mod synth;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,12 @@ enum Command {
     Dataset(dataset::Args),
     /// Measure what the scores are worth on a labelled set
     Evaluate(evaluate::Args),
+    /// Find an operating threshold on labelled frames and write it into the model's sidecar
+    Calibrate(calibrate::Args),
+    /// Play a rosbag2 bag onto DDS with its recorded timing
+    Replay(replay::Args),
+    /// Draw data sets of the road world in the published layouts
+    Synth(synth::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -42,11 +51,16 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Dataset(args) => dataset::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Synth(args) => synth::run(args),
     }
 }
 
 fn main() -> ExitCode {
-    let level = env_logger::Env::default().default_filter_or("warn");
+    // The transport warns of clamped sockets at every start; the commands say it where it matters.
+    let level = "warn,rustdds=error,ros2_client=error";
+    let level = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(level).init();
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
