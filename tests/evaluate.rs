@@ -1,5 +1,10 @@
 //! The commands around labelled frames: `dataset check`, `evaluate`, `calibrate`.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says what it skips"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

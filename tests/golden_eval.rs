@@ -1,10 +1,20 @@
 //! Metrics against the benchmark's own code, scikit-learn and torchmetrics: every quantity with its
 //! largest error beside the tolerance. `GOLDEN_EVAL_DIR` names another folder of the same files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, says what it measured, and counts little"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
+use ood_segmentation::eval::hdf5::write_map;
 use ood_segmentation::eval::metrics::{
     Bin, Confusion, CurvePoint, Element, Sweep, exact_bins, pixel_metrics, reference_sigmoid,
     smiyc_frame, smiyc_set, totals,
@@ -241,13 +251,10 @@ fn check_curve(tensors: &SafeTensors<'_>, report: &mut Report) {
     let bins: Vec<_> = frames.iter().map(|f| smiyc_frame(&f.scores, &f.labels).unwrap()).collect();
     let set = smiyc_set(bins.iter().map(Vec::as_slice));
     let points = official_curve(&set);
-    let columns: [(&str, fn(&CurvePoint) -> f64); 4] = [
-        ("curve_recall", |point| point.recall),
-        ("curve_precision", |point| point.precision),
-        ("curve_fpr", |point| point.fpr),
-        ("thresholds", |point| point.threshold),
-    ];
-    for (key, column) in columns {
+    let columns: [&dyn Fn(&CurvePoint) -> f64; 4] =
+        [&|point| point.recall, &|point| point.precision, &|point| point.fpr, &|p| p.threshold];
+    let keys = ["curve_recall", "curve_precision", "curve_fpr", "thresholds"];
+    for (key, column) in keys.into_iter().zip(columns) {
         let expected = values(tensors, &format!("at_sigmoid_f16.{key}"), f64::from_le_bytes);
         assert_eq!(points.len(), expected.len(), "{key}");
         for (point, expected) in points.iter().zip(expected) {
@@ -322,6 +329,31 @@ fn metrics_agree_with_torchmetrics_and_its_hidden_sigmoid() {
     }
     report.add("mIoU (float32 there)", 1e-7, confusion.miou(), number(&config["miou"]));
     report.check();
+}
+
+/// The official writer places the symbol node elsewhere, and its map is compressed.
+#[test]
+fn a_submission_starts_as_the_hdf5_library_writes_it() {
+    let example =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden/eval/submission_example.hdf5");
+    let Ok(official) = std::fs::read(&example) else {
+        eprintln!("SKIP official HDF5 file: no {}", example.display());
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.hdf5");
+    write_map(&path, &[0.25; 120 * 200], 200).unwrap();
+    let ours = std::fs::read(&path).unwrap();
+    assert_eq!(
+        ours[ours.len() - 2 * 120 * 200..],
+        f16::from_f32(0.25).to_le_bytes().repeat(24_000)
+    );
+    let (end_of_file, symbols) = (40..48, 168..176);
+    // Up to the dataset's own header.
+    for (i, (a, b)) in ours.iter().zip(&official).enumerate().take(800) {
+        let differs = end_of_file.contains(&i) || symbols.contains(&i);
+        assert!(a == b || differs, "byte {i}: {a}, the library wrote {b}");
+    }
 }
 
 fn labels(tensors: &SafeTensors<'_>, key: &str) -> Vec<u8> {

@@ -1,5 +1,12 @@
 //! Pixel metrics against scikit-learn on random data, when a Python that has it is at hand:
 //! `.venv/bin/python`, or the one that `PEER_PYTHON` names.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says what it measured"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

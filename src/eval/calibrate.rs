@@ -204,7 +204,7 @@ pub fn fit_sigmoid(points: &[(f64, u64, u64)]) -> Result<Sigmoid> {
         let mut step = 1.0;
         let mut next = negative_log_likelihood(&weighted, a + da, b + db);
         // Armijo's rule; a quarter of the promised fall keeps steps out of the flat ends.
-        while !(next <= loss - 0.25 * step * decrement) && step > 1e-10 {
+        while step > 1e-10 && (next.is_nan() || next > loss - 0.25 * step * decrement) {
             step /= 2.0;
             next = negative_log_likelihood(&weighted, a + step * da, b + step * db);
         }
