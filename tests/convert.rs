@@ -1,4 +1,10 @@
 //! Weights in and out: published files to ours, and everything that must be refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test panics and reports"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -246,6 +252,10 @@ fn metas_and_hugging_faces_files_become_the_same_backbone_and_fill_a_network() {
     }
     fs::write(path("hf.safetensors"), safetensors(&listed(&hf))).unwrap();
     let options = Options { heads: Some(3), ..Options::default() };
+    let itself = convert(&path("hf.safetensors"), &path("hf.safetensors"), &options);
+    assert!(itself.unwrap_err().contains("overwritten"));
+    let config = ModelConfig::named("vits14", "d", ClassTable::cityscapes()).unwrap();
+    let mut other = Model::new(&config, Device::Cpu).unwrap();
     for source in ["ordered.pth", "plain.pth", "hf.safetensors"] {
         let out = path("out.safetensors");
         let done = convert(&path(source), &out, &options).unwrap();
@@ -260,7 +270,6 @@ fn metas_and_hugging_faces_files_become_the_same_backbone_and_fill_a_network() {
             model.variables()["segmentor.backbone.dinov2.cls_token"]
                 .equal(&ours["segmentor.backbone.dinov2.cls_token"])
         );
-        let mut other = checkpoint::init("vits14", "d", 0).unwrap();
         let error = checkpoint::load_backbone(&out, &mut other).unwrap_err().chain();
         assert!(error.contains("tiny") && error.contains("vits14"), "{error}");
     }

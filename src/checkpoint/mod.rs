@@ -5,8 +5,10 @@
 //! Nothing is guessed: a missing, left-over or wrongly shaped tensor is an error that names it.
 //! (tch's own loader would broadcast a `[1]` over a whole weight, and convert types, in silence.)
 
+mod archive;
 mod convert;
 mod pickle;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,7 +92,7 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
     }
     let bytes = verified(path, &file.sha256, wanted.num_weights())?;
     let mut variables = model.variables();
-    variables.retain(|name, _| name.starts_with(convert::BACKBONE));
+    variables.retain(|name, _| name.starts_with(source::BACKBONE));
     fill(path, &bytes, &variables)?;
     model.weights_changed();
     Ok(SourceFile { name: file_name(path), sha256: file.sha256 })
@@ -223,7 +225,7 @@ fn fill(path: &Path, bytes: &[u8], variables: &BTreeMap<String, Tensor>) -> Resu
         return Err(mismatch(path, name, found, "no such tensor in this network"));
     }
     for (name, variable) in variables {
-        let expected = described(Dtype::F32, &variable.size());
+        let expected = described(Dtype::F32, variable.size());
         let Ok(view) = tensors.tensor(name) else {
             return Err(mismatch(path, name, "missing", expected));
         };
@@ -286,7 +288,7 @@ fn write<S: Serialize>(
         plausible(path, name, tensor)?;
         let start = end;
         end += 4 * tensor.numel();
-        let shape = tensor.size().iter().map(|&n| n.unsigned_abs() as usize).collect();
+        let shape = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
         let info = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) };
         infos.push((name.clone(), info));
     }

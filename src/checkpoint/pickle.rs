@@ -1,27 +1,20 @@
-//! Torch's zip files: a pickle machine that knows five names and runs nothing; tensors on demand.
+//! A pickle machine that knows five names and runs nothing.
 //!
 //! A pickle is a program for a small stack machine, and in Python any function may be its operand.
 //! This machine has only the opcodes that `torch.save` writes and only the globals of [`Global`];
 //! every other name is refused. Values are copies of scalars, slices of the file and indices into
-//! three tables, so a cycle or a deep nesting costs nothing and each step a bounded amount.
+//! four tables, so a cycle or a deep nesting costs nothing and each step a bounded amount.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
 
-use zip::{CompressionMethod, ZipArchive};
-
-use crate::{Error, Result};
+use super::archive::{Element, Entry};
 
 /// More steps than any of the published checkpoints takes, by a factor of 50.
 const MAX_STEPS: usize = 1_000_000;
-/// The longest pickle read, in bytes; the longest published one is below 1 MB.
-const MAX_PICKLE: u64 = 64 << 20;
 
 /// The names that may occur, all of them harmless: this code only notes that they were there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Global {
+pub(super) enum Global {
     OrderedDict,
     /// The dictionary of the authors' hyper-parameters.
     EasyDict,
@@ -49,35 +42,8 @@ impl Global {
     }
 }
 
-/// Element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Element {
-    F32,
-    I64,
-}
-
-impl Element {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::I64 => 8,
-        }
-    }
-}
-
-/// A tensor by reference: where its elements lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) element: Element,
-    pub(super) shape: Vec<usize>,
-    strides: Vec<usize>,
-    offset: usize,
-    storage: String,
-    storage_len: usize,
-}
-
 #[derive(Clone, Copy)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     /// Something that no question here is about: None, booleans, floats, long integers.
     Other,
     Int(i64),
@@ -111,7 +77,7 @@ impl Value<'_> {
 
 /// The stack machine; `rest` is what is left of the pickle.
 #[derive(Default)]
-struct Machine<'a> {
+pub(super) struct Machine<'a> {
     rest: &'a [u8],
     stack: Vec<Value<'a>>,
     marks: Vec<usize>,
@@ -124,7 +90,7 @@ struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// Runs the pickle to its end; the value on top of the stack is the file's content.
-    fn run(pickle: &'a [u8]) -> Result<(Self, Value<'a>), String> {
+    pub(super) fn run(pickle: &'a [u8]) -> Result<(Self, Value<'a>), String> {
         let mut machine = Self { rest: pickle, ..Self::default() };
         for _ in 0..MAX_STEPS {
             if let Some(value) = machine.step()? {
@@ -136,7 +102,6 @@ impl<'a> Machine<'a> {
 
     /// One opcode (Python's `pickletools` has the list); the result after the last.
     fn step(&mut self) -> Result<Option<Value<'a>>, String> {
-        let at = self.rest.len();
         match self.byte()? {
             b'.' => return self.pop().map(Some),
             0x80 => match self.byte()? {
@@ -144,27 +109,6 @@ impl<'a> Machine<'a> {
                 other => return Err(format!("its pickle has protocol {other}, torch writes 2")),
             },
             b'(' => self.marks.push(self.stack.len()),
-            b'N' | 0x88 | 0x89 => self.stack.push(Value::Other),
-            b'G' => {
-                self.take(8)?;
-                self.stack.push(Value::Other);
-            }
-            b'K' => self.push_int(1)?,
-            b'M' => self.push_int(2)?,
-            b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            0x8a => {
-                let length = self.byte()?.into();
-                self.take(length)?;
-                self.stack.push(Value::Other);
-            }
-            b'X' => {
-                let length = u32::from_le_bytes(self.array()?) as usize;
-                let text = std::str::from_utf8(self.take(length)?);
-                self.stack.push(Value::Text(text.map_err(|error| error.to_string())?));
-            }
             b')' | b']' => self.push_sequence(Vec::new()),
             b'}' => self.push_dict(),
             b't' => {
@@ -195,10 +139,6 @@ impl<'a> Machine<'a> {
                 self.extend_dict(&items)?;
             }
             op @ (b'q' | b'r' | b'h' | b'j') => self.memoise(op)?,
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(Global::named(module, name)?));
-            }
             b'R' | 0x81 => self.call()?,
             b'b' => {
                 // The attributes of a dictionary: torch's versions, EasyDict's copies of its items.
@@ -207,12 +147,46 @@ impl<'a> Machine<'a> {
             }
             b'Q' => self.storage()?,
             op => {
-                return Err(format!(
-                    "its pickle has opcode {op:#04x}, {at} bytes before the end, which torch.save never writes"
-                ));
+                let value = self.scalar(op)?;
+                self.stack.push(value);
             }
         }
         Ok(None)
+    }
+
+    /// The value of an opcode that carries one.
+    fn scalar(&mut self, op: u8) -> Result<Value<'a>, String> {
+        Ok(match op {
+            b'N' | 0x88 | 0x89 => Value::Other,
+            b'G' => {
+                self.take(8)?;
+                Value::Other
+            }
+            0x8a => {
+                let length = self.byte()?.into();
+                self.take(length)?;
+                Value::Other
+            }
+            b'K' => Value::Int(self.byte()?.into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            b'X' => {
+                let length = u32::from_le_bytes(self.array()?) as usize;
+                let text = std::str::from_utf8(self.take(length)?);
+                Value::Text(text.map_err(|error| error.to_string())?)
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(Global::named(module, name)?)
+            }
+            _ => {
+                let left = self.rest.len();
+                return Err(format!(
+                    "its pickle has opcode {op:#04x}, {left} bytes before its end, which torch.save never \
+                     writes"
+                ));
+            }
+        })
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
@@ -239,14 +213,6 @@ impl<'a> Machine<'a> {
         let line = self.take(end.unwrap_or(self.rest.len()))?;
         self.byte()?;
         std::str::from_utf8(line).map_err(|error| error.to_string())
-    }
-
-    /// An unsigned integer of one or two bytes.
-    fn push_int(&mut self, length: usize) -> Result<(), String> {
-        let value =
-            self.take(length)?.iter().rev().fold(0, |sum, &byte| sum << 8 | i64::from(byte));
-        self.stack.push(Value::Int(value));
-        Ok(())
     }
 
     /// The topmost value above the last mark.
@@ -364,6 +330,9 @@ impl<'a> Machine<'a> {
             }
             other => return Err(format!("its pickle has a storage with {} fields", other.len())),
         };
+        if key.len() > 64 {
+            return Err(format!("its pickle has a storage with a name of {} bytes", key.len()));
+        }
         self.stack.push(Value::Storage(self.storages.len()));
         self.storages.push((element, key, length));
         Ok(())
@@ -401,7 +370,7 @@ impl<'a> Machine<'a> {
     fn ints<T: TryFrom<i64>>(&self, sequence: usize) -> Result<Vec<T>, String> {
         let wrong = |found: &str| format!("its pickle has {found} where a whole number belongs");
         let int = |value: &Value<'a>| match value {
-            Value::Int(n) => T::try_from(*n).map_err(|_| wrong(&n.to_string())),
+            Value::Int(n) => T::try_from(*n).ok().ok_or_else(|| wrong(&n.to_string())),
             other => Err(wrong(other.kind())),
         };
         self.sequences[sequence].iter().map(int).collect()
@@ -419,7 +388,7 @@ impl<'a> Machine<'a> {
     }
 
     /// A list of whole numbers among the hyper-parameters of a Lightning checkpoint.
-    fn setting(&self, root: Value<'a>, group: &[&str]) -> Option<Vec<i64>> {
+    pub(super) fn setting(&self, root: Value<'a>, group: &[&str]) -> Option<Vec<i64>> {
         let path: Vec<_> = ["hyper_parameters"].iter().chain(group).copied().collect();
         match self.find(root, &path)? {
             Value::Sequence(at) => self.ints(at).ok(),
@@ -428,7 +397,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Every tensor by name: those of `state_dict` where there is one, else those of the file itself.
-    fn state_dict(&self, root: Value<'a>) -> Result<BTreeMap<String, Entry>, String> {
+    pub(super) fn state_dict(&self, root: Value<'a>) -> Result<BTreeMap<String, Entry>, String> {
         let dict = self.find(root, &["state_dict"]).unwrap_or(root);
         let Value::Dict(at) = dict else {
             return Err("its pickle holds no dictionary of tensors".into());
@@ -446,162 +415,5 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(tensors)
-    }
-}
-
-impl Entry {
-    /// Every element lies inside the storage, and none is there twice (which would let a small file
-    /// ask for any amount of memory).
-    fn validate(&self) -> Result<(), String> {
-        let Self { shape, strides, offset, storage_len, .. } = self;
-        let rank = shape.len() == strides.len() && shape.len() <= 8;
-        let inside = |numel| match numel {
-            0 => offset <= storage_len,
-            _ => numel <= *storage_len && self.last().is_some_and(|last| last < *storage_len),
-        };
-        if rank && self.numel().is_some_and(inside) {
-            return Ok(());
-        }
-        Err(format!(
-            "its pickle has a tensor of shape {shape:?}, strides {strides:?} and offset {offset} on a \
-             storage of {storage_len} elements"
-        ))
-    }
-
-    fn numel(&self) -> Option<usize> {
-        self.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))
-    }
-
-    /// Index of the last element in the storage; `None` where the sum overflows.
-    fn last(&self) -> Option<usize> {
-        let steps = self.shape.iter().zip(&self.strides);
-        let mut steps = steps.map(|(&n, &stride)| n.saturating_sub(1).checked_mul(stride));
-        steps.try_fold(self.offset, |sum, step| sum.checked_add(step?))
-    }
-
-    /// Whether the elements lie in row-major order without gaps.
-    fn is_contiguous(&self) -> bool {
-        let mut step = 1;
-        self.shape.iter().zip(&self.strides).rev().all(|(&n, &stride)| {
-            let follows = n == 1 || stride == step;
-            step *= n;
-            follows
-        })
-    }
-
-    /// The elements of this tensor in row-major order, out of its storage.
-    fn gather(&self, storage: &[u8]) -> Vec<u8> {
-        let size = self.element.bytes();
-        let numel = self.numel().unwrap_or(0);
-        if self.is_contiguous() {
-            return storage[self.offset * size..][..numel * size].to_vec();
-        }
-        let mut bytes = Vec::with_capacity(numel * size);
-        for index in 0..numel {
-            let (mut rest, mut at) = (index, self.offset);
-            for (&n, &stride) in self.shape.iter().zip(&self.strides).rev() {
-                at += rest % n * stride;
-                rest /= n;
-            }
-            bytes.extend_from_slice(&storage[at * size..][..size]);
-        }
-        bytes
-    }
-}
-
-/// A file of `torch.save` (since torch 1.6: a zip archive): its index in memory, its tensors on disk.
-pub(super) struct TorchFile {
-    path: PathBuf,
-    archive: ZipArchive<BufReader<File>>,
-    /// Name of the archive's one folder, with its slash.
-    folder: String,
-    /// The storage read last: tensors may share one.
-    storage: Option<(String, Vec<u8>)>,
-    /// Every tensor of the state dict.
-    pub(super) tensors: BTreeMap<String, Entry>,
-    /// `MODEL.BACKBONE.INTERM_FEATURES` of a Lightning checkpoint of the authors.
-    pub(super) taps: Option<Vec<i64>>,
-    /// `SOLVER.EVAL_WINDOW_SIZE`, height and width.
-    pub(super) window: Option<Vec<i64>>,
-}
-
-impl TorchFile {
-    /// Reads the index.
-    ///
-    /// # Errors
-    /// A damaged archive, a pickle outside the allowed, tensors outside their storages.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let bad = |problem: String| Error::bad_file(path, problem);
-        let file = File::open(path).map_err(Error::io(path))?;
-        let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            bad(format!("not a whole zip file, which torch.save writes: {error}"))
-        })?;
-        let folder = archive.file_names().find_map(|name| name.strip_suffix("data.pkl"));
-        let folder = folder.filter(|folder| folder.ends_with('/')).map(str::to_string);
-        let folder =
-            folder.ok_or_else(|| bad("a zip file without data.pkl, not torch's".into()))?;
-        let mut torch = Self {
-            path: path.into(),
-            archive,
-            folder,
-            storage: None,
-            tensors: BTreeMap::new(),
-            taps: None,
-            window: None,
-        };
-        if torch.archive.file_names().any(|name| name == format!("{}byteorder", torch.folder))
-            && torch.member("byteorder", 16)? != b"little"
-        {
-            return Err(bad("written on a big-endian machine; only little-endian is read".into()));
-        }
-        let pickle = torch.member("data.pkl", MAX_PICKLE)?;
-        let (machine, root) = Machine::run(&pickle).map_err(bad)?;
-        torch.tensors = machine.state_dict(root).map_err(bad)?;
-        torch.taps = machine.setting(root, &["MODEL", "BACKBONE", "INTERM_FEATURES"]);
-        torch.window = machine.setting(root, &["SOLVER", "EVAL_WINDOW_SIZE"]);
-        Ok(torch)
-    }
-
-    /// The bytes of a tensor, row-major, little-endian.
-    ///
-    /// # Errors
-    /// A storage that is missing, compressed, of another length, or whose checksum is wrong.
-    pub(super) fn read(&mut self, tensor: &Entry) -> Result<Vec<u8>> {
-        if self.storage.as_ref().is_none_or(|(key, _)| *key != tensor.storage) {
-            self.storage = None;
-            let expected = tensor.storage_len.saturating_mul(tensor.element.bytes());
-            let bytes = self.member(&format!("data/{}", tensor.storage), expected as u64)?;
-            if bytes.len() != expected {
-                let problem = format!(
-                    "data/{} has {} bytes, its pickle says {expected}",
-                    tensor.storage,
-                    bytes.len()
-                );
-                return Err(Error::bad_file(&self.path, problem));
-            }
-            self.storage = Some((tensor.storage.clone(), bytes));
-        }
-        Ok(self.storage.as_ref().map_or_else(Vec::new, |(_, bytes)| tensor.gather(bytes)))
-    }
-
-    /// A file of the archive, checksum verified, at most `limit` bytes.
-    fn member(&mut self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        let bad = |problem: String| Error::bad_file(&self.path, format!("{name}: {problem}"));
-        let total = std::fs::metadata(&self.path).map_err(Error::io(&self.path))?.len();
-        let mut member = self
-            .archive
-            .by_name(&format!("{}{name}", self.folder))
-            .map_err(|error| bad(error.to_string()))?;
-        let size = member.size();
-        if member.compression() != CompressionMethod::Stored || size > total || size > limit {
-            return Err(bad(format!(
-                "{size} bytes, {}; expected at most {} bytes, stored",
-                member.compression(),
-                limit.min(total)
-            )));
-        }
-        let mut bytes = Vec::new();
-        member.read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-        Ok(bytes)
     }
 }

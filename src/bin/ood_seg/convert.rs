@@ -69,10 +69,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Exactly `N` numbers, or none where the option was not given.
 fn numbers<const N: usize>(option: &str, given: &[i64]) -> Result<Option<[i64; N]>> {
-    match given {
-        [] => Ok(None),
-        _ => given.try_into().map(Some).map_err(|_: std::array::TryFromSliceError| {
-            Error::setting(option, &format!("{given:?}"), format!("{N} numbers"))
-        }),
+    if given.is_empty() {
+        return Ok(None);
     }
+    let numbers = given.try_into().ok();
+    let wrong = || Error::setting(option, &format!("{given:?}"), format!("{N} numbers"));
+    numbers.map(Some).ok_or_else(wrong)
 }

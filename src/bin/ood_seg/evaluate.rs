@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::data::Shard;
 use ood_segmentation::data::ood_sets::{Frame, LabelMap, OodSet};
 use ood_segmentation::eval::benchmark::{Evaluation, Part, Parts, Protocol, ScoreResult};
@@ -16,6 +15,7 @@ use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, file};
 
 use crate::model::ModelArgs;
+use crate::segment::progress;
 
 /// Which set, which scores, and where the results go.
 #[derive(clap::Args)]
@@ -257,11 +257,4 @@ fn rgb(picture: Image) -> Vec<u8> {
         return picture.data.iter().flat_map(|grey| [*grey; 3]).collect();
     }
     picture.data
-}
-
-/// A bar with count, rate and time left; nothing on a pipe.
-fn progress(total: usize) -> ProgressBar {
-    let template = "{wide_bar} {pos}/{len}  {per_sec}  {eta} left";
-    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-    ProgressBar::new(total as u64).with_style(style)
 }

@@ -7,8 +7,11 @@ mod convert;
 mod dataset;
 mod evaluate;
 mod init;
+mod inputs;
 mod model;
+mod outputs;
 mod replay;
+mod segment;
 mod synth;
 
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Segment images, folders of images and bags
+    Segment(segment::Args),
     /// Write a network with random weights
     Init(init::Args),
     /// Turn published weights into safetensors with a sidecar
@@ -46,6 +51,7 @@ enum Command {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Segment(args) => segment::run(args),
         Command::Init(args) => init::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Check(args) => check::run(args),
