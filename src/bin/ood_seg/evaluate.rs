@@ -192,11 +192,14 @@ fn submission(folder: &Path, method: &str, set: &OodSet, frame: &Frame) -> PathB
     folder.join("anomaly_p").join(method).join(name).join(format!("{}.hdf5", frame.id))
 }
 
-/// `results.json`, `results.md` and the curves.
+/// `results.json`, `results.md` and the curves of the scores.
 fn write(out: &Path, evaluation: &Evaluation, text: &str) -> Result<()> {
     let json = serde_json::to_string_pretty(evaluation).unwrap_or_default();
     file::write(&out.join("results.json"), |file| file.write_all(json.as_bytes()))?;
     file::write(&out.join("results.md"), |file| file.write_all(text.as_bytes()))?;
+    if evaluation.scores.is_empty() {
+        return Ok(());
+    }
     let of = |axes: fn(&ood_segmentation::eval::metrics::CurvePoint) -> (f64, f64), start| {
         let series = evaluation.scores.iter().map(|result| {
             let points = std::iter::once(start).chain(result.curve.iter().map(axes));
