@@ -10,6 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ood_segmentation::checkpoint;
+use ood_segmentation::model::Precision;
+use tch::Device;
+
 const W: u32 = 280;
 const H: u32 = 140;
 
@@ -136,7 +140,12 @@ fn a_calibration_stands_in_the_sidecar_and_goes_when_the_weights_change() {
     let after = sidecar();
     assert!(after.contains("calibration:") && after.contains("target: tpr 0.9"), "{after}");
     assert!(after.contains(&format!("score: {score}")) && after.contains("frames: 4"), "{after}");
-    succeed(&["check", "-w", text(&weights)]);
+    // Read back it is whole; new weights start without one.
+    let model = checkpoint::load(&weights, Device::Cpu, Precision::F32).unwrap();
+    assert_eq!(model.config().calibration.as_ref().unwrap().dataset, "ObstacleTrack all");
+    let saved = fixture.path("saved.safetensors");
+    checkpoint::save(&model, &saved).unwrap();
+    assert_eq!(fs::read_to_string(saved.with_extension("yaml")).unwrap(), before);
 }
 
 #[test]

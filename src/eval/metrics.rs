@@ -67,7 +67,7 @@ mod bits {
 
 /// What a curve is worth. NaN where a ratio has no meaning: everything without positives, the rates of
 /// false alarms without negatives.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PixelMetrics {
     /// Average precision: the sum of `(recall - previous recall) * precision`, no interpolation.
     pub ap: f64,
@@ -88,7 +88,7 @@ pub struct PixelMetrics {
 }
 
 /// One point of the drawn curves.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CurvePoint {
     /// Everything scored this or more is called anomalous.
     pub threshold: f64,

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::metrics::{Element, mean};
 use crate::data::IGNORE;
 
 /// Smallest components that count, in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeLimits {
     /// Smaller predictions are deleted.
     pub predicted: usize,
@@ -173,8 +173,8 @@ fn renumber(ids: &mut Vec<u32>, parent: &mut [u32]) -> (Vec<u32>, Vec<usize>) {
     (std::mem::take(ids), sizes)
 }
 
-/// Sums over the components of a set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What the components of a set scored.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SegmentTotals {
     siou_gt: Vec<f64>,
     siou_pred: Vec<f64>,
@@ -182,7 +182,7 @@ pub struct SegmentTotals {
 }
 
 /// Segment metrics of a set; NaN where there is no component to speak of.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SegmentMetrics {
     /// Mean sIoU of the labelled obstacles.
     pub siou_gt: f64,
