@@ -27,7 +27,7 @@ use tch::{Device, Kind, Tensor};
 pub use convert::{Converted, Options, convert};
 
 use crate::config::ClassTable;
-use crate::model::config::{BackboneConfig, Source, SourceFile};
+use crate::model::config::{BackboneConfig, Calibration, Source, SourceFile};
 use crate::model::{Model, ModelConfig, Precision};
 use crate::{Error, Result, file};
 
@@ -108,14 +108,26 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
     Ok(SourceFile { name: file_name(path), sha256: file.sha256 })
 }
 
-/// Writes a network's weights and sidecar; the same weights give the same bytes.
+/// Writes a network's weights and sidecar; the same weights give the same bytes. A calibration stays
+/// behind: it was made for the weights that were read.
 ///
 /// # Errors
 /// Weights that are not float32, not finite, all zero where that cannot be (matrices, norms' scales,
 /// variances), standard deviations that are not positive; a file that cannot be written. Neither
 /// file is left behind then.
 pub fn save(model: &Model, path: &Path) -> Result<()> {
-    write(path, &model.variables(), |sha256| ModelConfig { sha256, ..model.config().clone() })
+    let config = ModelConfig { calibration: None, ..model.config().clone() };
+    write(path, &model.variables(), |sha256| ModelConfig { sha256, ..config })
+}
+
+/// Writes a calibration into the sidecar of weights, which stay as they are.
+///
+/// # Errors
+/// A sidecar that cannot be read or written; a calibration that is not made of numbers.
+pub fn set_calibration(path: &Path, calibration: Calibration) -> Result<()> {
+    let config = ModelConfig { calibration: Some(calibration), ..sidecar(path)? };
+    config.validate()?;
+    write_yaml(&path.with_extension("yaml"), &config)
 }
 
 /// A network with random weights: the same on every machine for the same seed.
@@ -311,16 +323,18 @@ fn write<S: Serialize>(
         }
         Ok(())
     })?;
-    let text = serde_yaml::to_string(&describe(hex(sha256.finalize().as_slice())));
-    let beside = path.with_extension("yaml");
-    let written = text.map_err(|source| Error::Yaml { path: beside.clone(), source });
-    written
-        .and_then(|text| file::write(&beside, |file| file.write_all(text.as_bytes())))
-        .inspect_err(|_| {
-            if let Err(left) = fs::remove_file(path) {
-                log::warn!("{} stays without its sidecar: {left}", path.display());
-            }
-        })
+    let described = describe(hex(sha256.finalize().as_slice()));
+    write_yaml(&path.with_extension("yaml"), &described).inspect_err(|_| {
+        if let Err(left) = fs::remove_file(path) {
+            log::warn!("{} stays without its sidecar: {left}", path.display());
+        }
+    })
+}
+
+fn write_yaml(path: &Path, content: &impl Serialize) -> Result<()> {
+    let text = serde_yaml::to_string(content);
+    let text = text.map_err(|source| Error::Yaml { path: path.to_path_buf(), source })?;
+    file::write(path, |file| file.write_all(text.as_bytes()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Score;
 use crate::config::ClassTable;
 use crate::{Error, Result};
 
@@ -31,6 +32,63 @@ pub struct ModelConfig {
     pub source: Source,
     /// SHA-256 of the safetensors file beside this one, lower-case hex.
     pub sha256: String,
+    /// What `ood_seg calibrate` found for these weights; left out until it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// An operating point found on labelled frames, and what it was found on. It holds for frames like
+/// those, seen through the same windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// The score it is about.
+    pub score: Score,
+    /// Windows over a frame.
+    pub plan: String,
+    /// Arithmetic of the network.
+    pub precision: String,
+    /// What the threshold was to hold, such as `tpr 0.95`: the share of anomalous pixels found, `fpr`:
+    /// of normal pixels called anomalous, `missed`: a bound on the share of obstacles missed.
+    pub target: String,
+    /// A pixel is out of distribution when its score is above this.
+    pub ood_threshold: f32,
+    /// The middle 95 % of that threshold over resampled frames.
+    pub interval: [f32; 2],
+    /// Share of the anomalous pixels above the threshold.
+    pub tpr: f64,
+    /// Share of the normal pixels above it.
+    pub fpr: f64,
+    /// Bound on the expected share of obstacles missed in a new frame like these: guaranteed where the
+    /// target is `missed`, an estimate on the safe side elsewhere. An obstacle is missed when less than
+    /// half of its pixels are above the threshold.
+    pub missed_obstacles: f64,
+    /// The probability of a score is `1 / (1 + exp(-(score - offset) / temperature))`.
+    pub temperature: f64,
+    /// Score of even odds.
+    pub offset: f64,
+    /// Name and split of the set.
+    pub dataset: String,
+    /// Its labelled frames.
+    pub frames: usize,
+    /// Those with obstacles.
+    pub frames_with_obstacles: usize,
+}
+
+impl Calibration {
+    fn validate(&self) -> Result<()> {
+        let numbers = [self.ood_threshold, self.interval[0], self.interval[1]];
+        if !numbers.iter().all(|number| number.is_finite()) {
+            let (key, value) = ("calibration.ood_threshold", format!("{numbers:?}"));
+            return Err(Error::setting(key, &value, "finite numbers"));
+        }
+        let [t, o] = [self.temperature, self.offset];
+        if !(t > 0.0 && t.is_finite() && o.is_finite()) {
+            let (key, value) = ("calibration.temperature", format!("{t}, offset {o}"));
+            return Err(Error::setting(key, &value, "a positive temperature, a finite offset"));
+        }
+        Ok(())
+    }
 }
 
 /// DINOv2 vision transformer (facebookresearch/dinov2).
@@ -308,6 +366,7 @@ impl ModelConfig {
             classes,
             source: Source { tool: String::new(), from: Vec::new() },
             sha256: String::new(),
+            calibration: None,
         };
         config.validate()?;
         Ok(config)
@@ -336,6 +395,7 @@ impl ModelConfig {
             "1, the layout this program reads",
         )?;
         self.backbone.validate()?;
+        self.calibration.as_ref().map_or(Ok(()), Calibration::validate)?;
         require(
             sized(self.decoder.channels, 4096),
             "decoder.channels",

@@ -2,9 +2,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod bench;
+mod calibrate;
 mod check;
 mod convert;
+mod dataset;
 mod demo;
+mod evaluate;
 mod init;
 mod inputs;
 mod model;
@@ -39,6 +42,12 @@ enum Command {
     Convert(convert::Args),
     /// Load weights strictly and run one window
     Check(check::Args),
+    /// Look at an evaluation set: what it holds and what it lacks
+    Dataset(dataset::Args),
+    /// Measure what the scores are worth on a labelled set
+    Evaluate(evaluate::Args),
+    /// Find an operating threshold on labelled frames and write it into the model's sidecar
+    Calibrate(calibrate::Args),
     /// Play a rosbag2 bag onto DDS with its recorded timing
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
@@ -54,6 +63,9 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Init(args) => init::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Check(args) => check::run(args),
+        Command::Dataset(args) => dataset::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Bench(args) => bench::run(args),

@@ -43,8 +43,7 @@ use street::Street;
 use weather::Optics;
 use world::{Item, What, World};
 
-/// Label of pixels that belong to no class.
-pub const IGNORE: u8 = 255;
+pub use super::IGNORE;
 /// Label of pixels of an unknown obstacle or a paste object.
 pub const OOD: u8 = 254;
 
