@@ -12,7 +12,7 @@ use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
 use ood_segmentation::ros::{Network, Node, RosArgs};
 use ood_segmentation::window::Plan;
-use ood_segmentation::{Error, checkpoint};
+use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -41,6 +41,7 @@ fn exit(code: u8) -> impl Fn(Error) -> Failure {
 }
 
 fn main() -> ExitCode {
+    threads::sleep_while_waiting();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, error)) => {

@@ -20,7 +20,7 @@ mod synth;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ood_segmentation::Result;
+use ood_segmentation::{Result, threads};
 
 /// Segment road scenes and mark what the network was never taught: the tools around the node.
 #[derive(Parser)]
@@ -73,6 +73,7 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    threads::sleep_while_waiting();
     // The transport warns of clamped sockets at every start; the commands say it where it matters.
     let level = "warn,rustdds=error,ros2_client=error";
     let level = env_logger::Env::default().default_filter_or(level);
