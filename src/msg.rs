@@ -3,7 +3,11 @@
 //! [`crate::image::Image`] is `sensor_msgs/Image` itself. `ros/` implements the transport's traits
 //! for these; `bag/` writes them with `cdr` and reads them with `cdr-encoding`.
 
+mod vision;
+
 use serde::{Deserialize, Serialize};
+
+pub use vision::*;
 
 /// `builtin_interfaces/Time`: seconds and nanoseconds since the epoch of the sender's clock.
 #[derive(
