@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::image::Reject;
+use crate::msg::CdrError;
 
 /// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,6 +60,9 @@ pub enum Error {
     /// This frame cannot be processed; the next one may.
     #[error("image refused ({name}): {0}", name = .0.name())]
     Frame(#[from] Reject),
+    /// A message that is not the CDR it should be.
+    #[error(transparent)]
+    Cdr(#[from] CdrError),
     /// libtorch failed while doing `what`.
     #[error("{what}: {problem}")]
     Torch {

@@ -1,1 +1,3 @@
 //! Data sets in their published layouts, and the drawn road world.
+
+pub mod synth;
