@@ -65,8 +65,7 @@ fn components_and_outlines_agree_with_flood_filling_on_random_masks() {
                 let own = flood(&mask, w, y * w + x, true);
                 let others: Vec<bool> = (0..h * w).map(|i| !own.contains(&i)).collect();
                 let enclosed = h * w - flood(&others, w, 0, false).len();
-                let edges =
-                    obstacle.outline.iter().zip(obstacle.outline.iter().cycle().skip(1));
+                let edges = obstacle.outline.iter().zip(obstacle.outline.iter().cycle().skip(1));
                 let twice: f64 =
                     edges.map(|(a, b)| (a[0] * b[1]) as f64 - (b[0] * a[1]) as f64).sum();
                 assert_eq!(twice, 2.0 * enclosed as f64, "area of the outline, clockwise");
