@@ -41,7 +41,8 @@ fn components_and_outlines_agree_with_flood_filling_on_random_masks() {
         for density in [0.2, 0.45, 0.6, 0.9] {
             // A free border, so that the outside of every component is connected.
             let (h, w) = (height + 2, width + 2);
-            let inner = |i: usize| i % w % (w - 1) > 0 && i / w % (h - 1) > 0;
+            let inner =
+                |i: usize| (1..=width).contains(&(i % w)) && (1..=height).contains(&(i / w));
             let mask: Vec<bool> =
                 (0..h * w).map(|i| random.gen_bool(density) && inner(i)).collect();
             for neighbours in [Neighbours::Four, Neighbours::Eight] {
