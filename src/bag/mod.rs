@@ -155,7 +155,7 @@ impl BagReader {
                     return Err(Error::bad_file(path, problem));
                 }
                 Some(known) => {
-                    known.message_count += topic.message_count;
+                    known.message_count = known.message_count.saturating_add(topic.message_count);
                     known.qos = known.qos.or(topic.qos);
                 }
                 None => self.topics.push(topic.clone()),
@@ -204,7 +204,7 @@ impl BagReader {
         }
         let chosen = |topic: &&Topic| topics.is_empty() || topics.contains(&topic.name);
         let mut names = BTreeSet::new();
-        let mut expected = 0;
+        let mut expected = 0_usize;
         for topic in self.topics.iter().filter(chosen) {
             if topic.serialization_format != "cdr" && topic.message_count > 0 {
                 let (name, format) = (&topic.name, &topic.serialization_format);
@@ -212,7 +212,7 @@ impl BagReader {
                 return Err(Error::bad_file(&self.path, problem));
             }
             names.insert(topic.name.clone());
-            expected += topic.message_count;
+            expected = expected.saturating_add(topic.message_count);
         }
         Ok(Messages {
             path: self.path.clone(),

@@ -1,7 +1,14 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod check;
+mod convert;
+mod init;
+mod inputs;
+mod model;
+mod outputs;
 mod replay;
+mod segment;
 mod synth;
 
 use std::process::ExitCode;
@@ -19,6 +26,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Segment images, folders of images and bags
+    Segment(segment::Args),
+    /// Write a network with random weights
+    Init(init::Args),
+    /// Turn published weights into safetensors with a sidecar
+    Convert(convert::Args),
+    /// Load weights strictly and run one window
+    Check(check::Args),
     /// Play a rosbag2 bag onto DDS with its recorded timing
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
@@ -27,6 +42,10 @@ enum Command {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Segment(args) => segment::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
     }

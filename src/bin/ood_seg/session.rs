@@ -19,7 +19,7 @@ use ood_segmentation::{Error, Result};
 /// The camera's namespace.
 const CAMERA: &str = "demo";
 /// Largest message that an untuned host passes on without loss, bytes.
-const MAX_JPEG: usize = 200_000;
+pub(crate) const MAX_JPEG: usize = 200_000;
 /// How long a node may take from its start to its first subscription.
 const START: Duration = Duration::from_secs(60);
 
@@ -30,6 +30,8 @@ pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
     ("ood/probability/compressed", msg::COMPRESSED_IMAGE.type_name, false),
     ("status", msg::FRAME_STATUS.type_name, true),
 ];
+/// Index of the OoD mask in [`OUTPUTS`].
+pub(crate) const MASK: usize = 1;
 /// Index of `status` in [`OUTPUTS`].
 pub(crate) const STATUS: usize = 3;
 
@@ -252,6 +254,13 @@ fn interrupt(node: &Child) -> Result<()> {
     let kill = Command::new("kill").args(["-INT", &node.id().to_string()]).status();
     let status = kill.map_err(|error| failed(&error.to_string()))?;
     if status.success() { Ok(()) } else { Err(failed("the node cannot be interrupted")) }
+}
+
+/// The value below which a share `q` of the sorted values lies; NaN of none.
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= q <= 1")]
+    let at = (q * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// A failure of the session.
