@@ -277,8 +277,11 @@ fn root(runs: &mut [Run], mut at: usize) -> usize {
 
 /// The drivable area with its holes closed.
 fn road(classes: &[u8], width: usize, table: &ClassTable) -> Vec<bool> {
-    let drivable = |&id: &u8| table.0.get(usize::from(id)).is_some_and(|class| class.drivable);
-    let mut road: Vec<bool> = classes.iter().map(drivable).collect();
+    let mut drivable = [false; 256];
+    for class in table.0.iter().filter(|class| class.drivable) {
+        drivable[usize::from(class.id)] = true;
+    }
+    let mut road: Vec<bool> = classes.iter().map(|&id| drivable[usize::from(id)]).collect();
     let elsewhere: Vec<bool> = road.iter().map(|&drivable| !drivable).collect();
     // A road joined by corners holds a hole in, so the rest is joined by edges alone.
     let (runs, count) = components(&elsewhere, width, Neighbours::Four);
