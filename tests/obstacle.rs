@@ -18,13 +18,11 @@ const ANY: ObstacleConfig = ObstacleConfig {
 
 /// Indices reachable from `start` over `mask`.
 fn flood(mask: &[bool], width: usize, start: usize, corners: bool) -> Vec<usize> {
-    let height = mask.len() / width;
     let (mut seen, mut open) = (vec![start], vec![start]);
     while let Some(i) = open.pop() {
-        for j in 0..mask.len() {
+        for (j, _) in mask.iter().enumerate().filter(|(_, set)| **set) {
             let (dx, dy) = ((i % width).abs_diff(j % width), (i / width).abs_diff(j / width));
-            let touches = dx.max(dy) == 1 && (corners || dx + dy == 1);
-            if touches && mask[j] && j / width < height && !seen.contains(&j) {
+            if dx.max(dy) == 1 && (corners || dx + dy == 1) && !seen.contains(&j) {
                 seen.push(j);
                 open.push(j);
             }
