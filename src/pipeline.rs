@@ -44,13 +44,15 @@ pub struct Planes {
     pub score: bool,
     /// The largest softmax probability.
     pub confidence: bool,
+    /// sigmoid(score).
+    pub probability: bool,
     /// The picture as rgb8, for overlays.
     pub rgb: bool,
 }
 
 /// What the network says about one frame. Planes are row-major, `height * width` pixels, in the
 /// orientation of the camera's picture. Outside the valid area ([`View::ego_mask`]) a pixel is
-/// [`UNLABELLED`], its mask and confidence are 0 and its score is NaN.
+/// [`UNLABELLED`], its mask, confidence and probability are 0 and its score is NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     /// The frame's own header.
@@ -67,6 +69,9 @@ pub struct Prediction {
     pub score: Option<Vec<f32>>,
     /// Largest softmax probability per pixel, 0 to 255.
     pub confidence: Option<Vec<u8>>,
+    /// `sigmoid(score)` per pixel, 0 to 255; for the LLR the probability of "outlier" that the UEM was
+    /// trained for.
+    pub probability: Option<Vec<u8>>,
     /// The picture, three bytes per pixel.
     pub rgb: Option<Vec<u8>>,
     /// Where the time went.
@@ -235,10 +240,8 @@ impl Pipeline {
         let score = back.turn(&finite(self.config.score, &outputs)?);
         let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
         let mask = score.gt(f64::from(threshold)).to_kind(Kind::Uint8) * 255;
-        let confidence = || {
-            let largest = outputs.logits.softmax(1, Kind::Float).amax([1], false);
-            back.turn(&(largest * 255.0).round().to_kind(Kind::Uint8))
-        };
+        let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
+        let byte = |share: Tensor| download(&(share * 255.0).round().to_kind(Kind::Uint8));
         let (height, width) = size(&score);
         let rgb = upload.rgb.as_ref().map(|rgb| resized(rgb, &score).permute([1, 2, 0]));
         let mut prediction = Prediction {
@@ -248,7 +251,8 @@ impl Pipeline {
             classes: download(&back.turn(&classes(&outputs))),
             ood_mask: download(&mask),
             score: planes.score.then(|| download(&score)),
-            confidence: planes.confidence.then(|| download(&confidence())),
+            confidence: planes.confidence.then(|| byte(confidence())),
+            probability: planes.probability.then(|| byte(score.sigmoid())),
             rgb: rgb.as_ref().map(download),
             timing: Timing { preprocess_ms: upload.preprocess_ms, ..Timing::default() },
         };
@@ -378,7 +382,7 @@ mod tests {
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
     }
 
-    const ALL: Planes = Planes { score: true, confidence: true, rgb: true };
+    const ALL: Planes = Planes { score: true, confidence: true, probability: true, rgb: true };
 
     #[test]
     fn planes_come_back_at_the_frames_size_under_every_plan() {
@@ -396,6 +400,10 @@ mod tests {
                     assert_eq!(*mask, if *score > 0.0 { 255 } else { 0 });
                 }
                 assert_eq!(got.confidence.unwrap().len(), pixels);
+                for (byte, score) in got.probability.unwrap().iter().zip(&score) {
+                    let share = 255.0 / (1.0 + (-score).exp());
+                    assert!((f32::from(*byte) - share).abs() < 0.51, "{byte} {score}");
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ood_segmentation::bag::{BagReader, BagWriter, Message, Qos};
-use ood_segmentation::image::Image;
+use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::msg::{self, CameraInfo, CompressedImage, Header, Stamp};
 use serde::Deserialize;
 
@@ -115,6 +115,33 @@ fn raw_pictures_and_calibration_decode() {
         }
     }
     assert_eq!(encodings, ["bgr8", "rgb8", "mono8", "bgr8"]);
+}
+
+#[test]
+fn images_come_out_decoded_and_other_types_are_refused() {
+    let Some(path) = shared("rosbag2/highway_mcap") else { return };
+    let limits = Limits::default();
+    let (mut jpegs, mut raw) = (0, 0);
+    for message in read(&path) {
+        if message.topic == "/camera/front/camera_info" {
+            // Its bytes would decode as an image: the type decides.
+            let refused = message.image(&limits).unwrap_err().to_string();
+            assert!(refused.contains("CameraInfo is not a picture"), "{refused}");
+            continue;
+        }
+        let image = message.image(&limits).unwrap();
+        assert_eq!((image.height, image.width), (540, 960));
+        assert_eq!(image.header.frame_id, "front_camera");
+        if message.topic == CAMERA {
+            assert_eq!(image.data.len(), 540 * 960 * 3);
+            jpegs += 1;
+        } else {
+            raw += 1;
+        }
+    }
+    assert_eq!((jpegs, raw), (60, 4));
+    let truncated = Message { data: vec![0, 1, 0, 0, 9], ..read(&path).swap_remove(0) };
+    assert_eq!(truncated.image(&limits).unwrap_err().name(), "cdr");
 }
 
 #[test]

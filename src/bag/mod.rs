@@ -68,15 +68,18 @@ impl Message {
     /// The picture in a `sensor_msgs/msg/Image` or `CompressedImage`, the latter decoded.
     ///
     /// # Errors
-    /// [`Reject`]: a payload that is not such a message, or a picture outside `limits`.
+    /// [`Reject`]: another type, a payload that is not such a message, or a compressed picture
+    /// outside `limits`; a raw one is checked by [`Image::validate`].
     pub fn image(&self, limits: &Limits) -> Result<Image, Reject> {
-        let reject =
+        let not_cdr =
             |error: msg::CdrError| Reject::Cdr { problem: format!("{}: {error}", self.type_name) };
-        if self.type_name == msg::COMPRESSED_IMAGE.type_name {
-            let compressed = msg::decode(&self.data).map_err(reject)?;
-            return Image::from_compressed(&compressed, limits);
+        if self.type_name == msg::IMAGE.type_name {
+            msg::decode(&self.data).map_err(not_cdr)
+        } else if self.type_name == msg::COMPRESSED_IMAGE.type_name {
+            Image::from_compressed(&msg::decode(&self.data).map_err(not_cdr)?, limits)
+        } else {
+            Err(Reject::Cdr { problem: format!("{} is not a picture", self.type_name) })
         }
-        msg::decode(&self.data).map_err(reject)
     }
 }
 

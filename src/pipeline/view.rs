@@ -140,7 +140,7 @@ impl EgoMask {
     }
 
     /// Takes the vehicle out of the planes: unlabelled, not out of distribution, no score, no
-    /// confidence.
+    /// confidence, no probability.
     pub(super) fn apply(&self, prediction: &mut Prediction) {
         let Prediction { height, width, .. } = *prediction;
         for (i, class) in prediction.classes.iter_mut().enumerate() {
@@ -153,8 +153,9 @@ impl EgoMask {
             if let Some(score) = &mut prediction.score {
                 score[i] = f32::NAN;
             }
-            if let Some(confidence) = &mut prediction.confidence {
-                confidence[i] = 0;
+            let shares = [&mut prediction.confidence, &mut prediction.probability];
+            for share in shares.into_iter().flatten() {
+                share[i] = 0;
             }
         }
     }
@@ -199,6 +200,7 @@ mod tests {
                 ood_mask: vec![255; pixels],
                 score: Some(vec![1.0; pixels]),
                 confidence: Some(vec![9; pixels]),
+                probability: Some(vec![9; pixels]),
                 rgb: None,
                 timing: super::super::Timing::default(),
             };
@@ -209,6 +211,7 @@ mod tests {
         assert_eq!(got.classes, [7, 7, 7, 7, 7, 7, 255, 255]);
         assert_eq!(got.ood_mask, [255, 255, 255, 255, 255, 255, 0, 0]);
         assert_eq!(got.confidence.unwrap(), [9, 9, 9, 9, 9, 9, 0, 0]);
+        assert_eq!(got.probability.unwrap(), [9, 9, 9, 9, 9, 9, 0, 0]);
         let invalid: Vec<_> = got.score.unwrap().iter().map(|score| score.is_nan()).collect();
         assert_eq!(invalid, [false, false, false, false, false, false, true, true]);
         assert_eq!(of(2, 2).classes, [7, 7, 7, 255]);

@@ -84,7 +84,9 @@ fn weights(args: &Args) -> Result<PathBuf> {
     if Path::new(DEMO_MODEL).exists() {
         return Ok(DEMO_MODEL.into());
     }
-    println!("no trained weights here: a small network with random weights, its classes mean nothing");
+    println!(
+        "no trained weights here: a small network with random weights, its classes mean nothing"
+    );
     let path = args.out.join("model/untrained.safetensors");
     checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &path)?;
     Ok(path)
@@ -95,7 +97,7 @@ type Shots = Box<dyn Iterator<Item = Result<Shot>>>;
 /// A drive along the drawn road, past obstacles that belong to no class.
 fn drawn(frames: u64) -> Result<(usize, Shots)> {
     let config = SceneConfig { fps: RATE, unknowns: Unknowns::Along, ..SceneConfig::default() };
-    let scene = Scene::new(3, &config)?;
+    let scene = Scene::new(44, &config)?;
     let shot = move |frame: u64| {
         let drawn = scene.render(frame);
         let at = Duration::from_nanos(drawn.stamp_ns);
@@ -120,7 +122,10 @@ fn from_bag(path: &Path) -> Result<(usize, Shots)> {
     let cameras = || bag.topics().iter().filter(|topic| topic.is_image());
     let compressed = cameras().find(|topic| topic.type_name == msg::COMPRESSED_IMAGE.type_name);
     let Some(topic) = compressed.or(cameras().next()) else {
-        return Err(Error::bad_file(path, "no topic of type sensor_msgs/msg/Image or CompressedImage"));
+        return Err(Error::bad_file(
+            path,
+            "no topic of type sensor_msgs/msg/Image or CompressedImage",
+        ));
     };
     println!("{}: {}", path.display(), topic.name);
     let count = topic.message_count;
@@ -282,7 +287,10 @@ impl<'a> Demo<'a> {
             let problem = format!("{sent} frames were sent and no masks came back");
             return Err(session::failed(&problem));
         }
-        println!("\n{sent} frames sent, {drawn} shown in {} (the newest frame wins)", out.display());
+        println!(
+            "\n{sent} frames sent, {drawn} shown in {} (the newest frame wins)",
+            out.display()
+        );
         println!("next: make demo BAG=<your bag>, or ood_seg segment --help for your own pictures");
         Ok(())
     }

@@ -1,14 +1,17 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod bench;
 mod check;
 mod convert;
+mod demo;
 mod init;
 mod inputs;
 mod model;
 mod outputs;
 mod replay;
 mod segment;
+mod session;
 mod synth;
 
 use std::process::ExitCode;
@@ -26,6 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A camera in, two masks out: the node over DDS, pictures of what it sees
+    Demo(demo::Args),
     /// Segment images, folders of images and bags
     Segment(segment::Args),
     /// Write a network with random weights
@@ -38,16 +43,20 @@ enum Command {
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
     Synth(synth::Args),
+    /// Time the network or the node; one JSON line
+    Bench(bench::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Demo(args) => demo::run(args),
         Command::Segment(args) => segment::run(args),
         Command::Init(args) => init::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

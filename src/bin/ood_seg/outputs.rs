@@ -41,8 +41,8 @@ impl Folder<'_> {
     pub(crate) fn planes(&self) -> Planes {
         Planes {
             score: self.kinds.contains(&Kind::Score),
-            confidence: false,
             rgb: self.kinds.contains(&Kind::Overlay),
+            ..Planes::default()
         }
     }
 
@@ -122,6 +122,7 @@ impl BagOut {
             ("semantic/image", "mono8", prediction.classes.clone()),
             ("semantic/confidence", "mono8", prediction.confidence.clone().unwrap_or_default()),
             ("ood/image", "mono8", prediction.ood_mask.clone()),
+            ("ood/probability", "mono8", prediction.probability.clone().unwrap_or_default()),
             ("ood/score", "32FC1", score.collect()),
             ("overlay/image", "rgb8", overlay_of(prediction, classes)),
         ];

@@ -28,7 +28,7 @@ pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
     ("semantic/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
     ("ood/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
     ("ood/probability/compressed", msg::COMPRESSED_IMAGE.type_name, false),
-    ("status", msg::FRAME_STATUS.type_name, true),
+    ("status", msg::FRAME_STATUS, true),
 ];
 /// Index of the OoD mask in [`OUTPUTS`].
 pub(crate) const MASK: usize = 1;
@@ -64,6 +64,8 @@ pub(crate) struct Session {
     readers: Vec<JoinHandle<()>>,
     /// When each picture was sent, by its stamp.
     sent: HashMap<Stamp, Instant>,
+    /// Its end would be that of the writer and the readers.
+    _participant: Participant,
 }
 
 impl Session {
@@ -84,9 +86,12 @@ impl Session {
         }
         let qos = Qos { reliable: true, transient_local: false, samples: 2 };
         let kind = msg::COMPRESSED_IMAGE.type_name;
-        let camera = participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
+        let camera =
+            participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
         let node = spawn(domain, weights, parameters)?;
-        let mut session = Self { node, camera, outputs, stop, readers, sent: HashMap::new() };
+        let sent = HashMap::new();
+        let mut session =
+            Self { node, camera, outputs, stop, readers, sent, _participant: participant };
         session.wait_until_listening()?;
         Ok(session)
     }
@@ -148,7 +153,11 @@ impl Session {
     pub(crate) fn finish(mut self) -> Result<()> {
         interrupt(&self.node)?;
         let status = self.node.wait().map_err(|error| failed(&error.to_string()))?;
-        if status.success() { Ok(()) } else { Err(failed(&format!("the node ended with {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(&format!("the node ended with {status}")))
+        }
     }
 }
 

@@ -151,24 +151,26 @@ fn coco(args: &Args, index: u32) -> Result<()> {
 /// One picture with big obstacles: 1 on them, 255 on the own bonnet, 0 elsewhere.
 fn anomaly(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Anomaly, index, Unknowns::Big)?;
-    let labels = frame.labels.iter().map(|&label| match label {
+    let label = |&label: &u8| match label {
         OOD => 1,
         IGNORE => IGNORE,
         _ => 0,
-    });
-    smiyc(args, "AnomalyTrack", &format!("validation{index:04}.jpg"), &frame, labels.collect())
+    };
+    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
+    smiyc(args, "AnomalyTrack", &format!("validation{index:04}.jpg"), &frame, &labels)
 }
 
 /// One picture with small obstacles: 1 on them, 0 on the road, 255 elsewhere.
 fn obstacle(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Obstacle, index, Unknowns::Small)?;
-    let labels = frame.labels.iter().map(|&label| match label {
+    let label = |&label: &u8| match label {
         OOD => 1,
         ROAD => 0,
         _ => IGNORE,
-    });
+    };
+    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
     let name = format!("validation_{}.webp", obstacle_number(index));
-    smiyc(args, "ObstacleTrack", &name, &frame, labels.collect())
+    smiyc(args, "ObstacleTrack", &name, &frame, &labels)
 }
 
 /// The `index`-th number that the benchmark's validation split keeps: it leaves out every name that
@@ -182,12 +184,12 @@ fn obstacle_number(index: u32) -> u32 {
 }
 
 /// A picture and its labels in the layout of SegmentMeIfYouCan.
-fn smiyc(args: &Args, track: &str, image: &str, frame: &Rendered, labels: Vec<u8>) -> Result<()> {
+fn smiyc(args: &Args, track: &str, image: &str, frame: &Rendered, labels: &[u8]) -> Result<()> {
     let root = args.out.join(format!("dataset_{track}"));
     let size = [frame.height, frame.width];
     let name = image.split('.').next().unwrap_or(image);
     write(&root.join("images").join(image), size, &frame.rgb)?;
-    write(&root.join("labels_masks").join(format!("{name}_labels_semantic.png")), size, &labels)
+    write(&root.join("labels_masks").join(format!("{name}_labels_semantic.png")), size, labels)
 }
 
 /// Writes `(h, w)` grey or `(h, w, 3)` colour pixels in the format of the file's name: png and webp

@@ -228,7 +228,7 @@ fn boulder(p: &mut Painter<'_>, [x, z]: [f32; 2], rng: &mut Rng) {
         .map(|k| {
             let turns = k as f32 / 14.0;
             let r = jag[k as usize];
-            [x + 0.85 * r * cos(turns), (0.5 + 0.56 * r * sin(turns)).max(0.0), z]
+            [x + 0.85 * r * cos(turns), (0.42 + 0.62 * r * sin(turns)).max(0.0), z]
         })
         .collect();
     p.shadow([x, z], [1.1, 0.6], 0.7, false);

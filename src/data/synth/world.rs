@@ -42,14 +42,22 @@ pub(crate) struct World<'a> {
     seconds: f64,
     /// The camera's speed, metres per second.
     speed: f32,
-    /// In the order of painting once [`World::sorted`].
+    /// Obstacles lie along the road: nothing drives in our lane and the one beside it.
+    clear: bool,
+    /// Unordered until [`World::sorted`].
     items: Vec<Item>,
 }
 
 impl<'a> World<'a> {
-    /// Everything known of a frame; `unknowns` are already in place.
-    pub(crate) fn new(street: &'a Street, view: &'a View, seconds: f64, speed: f32) -> Self {
-        let mut world = Self { street, view, seconds, speed, items: Vec::new() };
+    /// Everything known of a frame.
+    pub(crate) fn new(
+        street: &'a Street,
+        view: &'a View,
+        seconds: f64,
+        speed: f32,
+        clear: bool,
+    ) -> Self {
+        let mut world = Self { street, view, seconds, speed, clear, items: Vec::new() };
         for side in [-1.0, 1.0] {
             world.built(side);
             world.grown(side);
@@ -65,10 +73,11 @@ impl<'a> World<'a> {
     /// Adds unknown obstacles, and takes away road users who would stand in one of them.
     pub(crate) fn with_unknowns(mut self, unknowns: &[(Kind, Spot)]) -> Self {
         for (kind, spot) in unknowns {
+            let clear = self.clear;
             self.items.retain(|item| {
                 let gap = (item.spot.x - spot.x).abs();
                 let ahead = spot.z - item.spot.z;
-                gap > 2.0 || !(-2.5..14.0).contains(&ahead)
+                clear || gap > 2.0 || !(-2.5..14.0).contains(&ahead)
             });
             self.items.push(Item { depth: spot.z, spot: *spot, what: What::Unknown(*kind) });
         }
@@ -256,7 +265,8 @@ impl<'a> World<'a> {
                 let x = side * (street.edge(side) + 0.6);
                 self.stand(furniture::traffic_light, [x, z - 1.0], side, &mut rng);
             }
-            let wide = street.edge(-1.0) + street.edge(1.0);
+            // They keep to the half that we do not drive through.
+            let wide = street.edge(-1.0) + street.own_lane() - 1.4;
             for _ in 0..floor(3.9 * street.crowd) {
                 let way = 1.3 * narrow(self.seconds % 1000.0) + rng.range(0.0, wide);
                 let x = way - wide * floor(way / wide) as f32 - street.edge(-1.0);
@@ -296,20 +306,26 @@ impl<'a> World<'a> {
     fn traffic(&mut self) {
         let street = self.street;
         let own = self.speed;
+        let free = |x: f32| !self.clear || (x - street.own_lane()).abs() > 1.2 * street.lane;
+        let lanes = |side: f32| {
+            (0..floor(street.of(street.lanes, side)))
+                .map(move |lane| (lane, side * (lane as f32 + 0.5) * street.lane))
+                .filter(|&(_, x)| free(x))
+                .collect::<Vec<_>>()
+        };
+        let (left, right) = (lanes(-1.0), lanes(1.0));
         let sway = 0.12 * sin(narrow(self.seconds % 1000.0) / 8.0);
-        for lane in 0..floor(street.lanes[1]) {
-            let x = (lane as f32 + 0.5) * street.lane + sway;
-            let ours = (x - sway - street.own_lane()).abs() < 0.1;
+        for (lane, x) in right {
+            let ours = (x - street.own_lane()).abs() < 0.1;
             let speed = if ours { own } else { 1.12 * own };
             for (mut rng, z) in self.slots(170 + lane as u64, 34.0, speed) {
                 let z = z + rng.range(0.0, 14.0);
                 if rng.chance(0.8 * street.crowd) && (!ours || z > 13.0) {
-                    self.drive(x, z, 1.0, &mut rng);
+                    self.drive(x + sway, z, 1.0, &mut rng);
                 }
             }
         }
-        for lane in 0..floor(street.lanes[0]) {
-            let x = -(lane as f32 + 0.5) * street.lane;
+        for (lane, x) in left {
             if street.tram && lane == 0 {
                 for (mut rng, z) in self.slots(180, 70.0, -8.0) {
                     if rng.chance(0.85) {
@@ -324,7 +340,7 @@ impl<'a> World<'a> {
                 }
             }
         }
-        for (side, speed) in [(1.0, 4.5), (-1.0, -4.0)] {
+        for (side, speed) in [(1.0, 4.5), (-1.0, -4.0)].into_iter().skip(usize::from(self.clear)) {
             let x = side * (street.edge(side) - street.parking - 0.5);
             for (mut rng, z) in self.slots(185 + u64::from(side > 0.0), 30.0, speed) {
                 if rng.chance(0.5 * street.crowd) {
