@@ -10,7 +10,7 @@
 //! error  image  msg  config  threads         no tch, no ros2-client
 //!   +-- model                                tch; knows shapes, not images, not files
 //!         +-- preprocess  window  checkpoint
-//!               +-- pipeline  overlay
+//!               +-- pipeline  obstacle  overlay
 //!                     +-- ros                ros2-client, no tch            main.rs only
 //!                     +-- bag  data
 //!                     +-- eval <- train                                     bin/ only
@@ -26,6 +26,7 @@ pub mod file;
 pub mod image;
 pub mod model;
 pub mod msg;
+pub mod obstacle;
 pub mod overlay;
 pub mod pipeline;
 pub mod preprocess;

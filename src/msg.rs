@@ -3,9 +3,13 @@
 //! [`crate::image::Image`] is `sensor_msgs/Image` itself. `ros/` implements the transport's traits
 //! for these; `bag/` writes them with `cdr` and reads them with `cdr-encoding`.
 
+mod vision;
+
 use cdr::{BigEndian, CdrLe, Infinite, LittleEndian};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use vision::*;
 
 /// `builtin_interfaces/Time`: seconds and nanoseconds since the epoch of the sender's clock.
 #[derive(
@@ -100,6 +104,39 @@ pub struct CameraInfo {
     pub roi: RegionOfInterest,
 }
 
+impl CameraInfo {
+    /// The calibration of the same picture at `width x height`, as image_proc scales it: focal lengths,
+    /// principal point and baseline by the ratio of the sizes, distortion unchanged.
+    ///
+    /// Binning and region of interest go into the matrices, because the result describes the whole of
+    /// its picture. At the size that the fields already describe it is returned unchanged.
+    #[must_use]
+    pub fn scaled(&self, width: u32, height: u32) -> Self {
+        if (width, height) == (self.width, self.height) {
+            return self.clone();
+        }
+        let roi = self.roi;
+        // A region of no size is the whole picture; an empty calibration stays one.
+        let side =
+            |region: u32, full: u32| f64::from(if region > 0 { region } else { full }.max(1));
+        let sx = f64::from(width) / side(roi.width, self.width);
+        let sy = f64::from(height) / side(roi.height, self.height);
+        let (left, top) = (f64::from(roi.x_offset), f64::from(roi.y_offset));
+        let transform = |matrix: &mut [f64], columns: usize| {
+            for i in 0..columns {
+                let third = matrix[2 * columns + i]; // 1 at the principal point, else 0
+                matrix[i] = (matrix[i] - left * third) * sx;
+                matrix[columns + i] = (matrix[columns + i] - top * third) * sy;
+            }
+        };
+        let mut scaled = Self { width, height, binning_x: 0, binning_y: 0, ..self.clone() };
+        scaled.roi = RegionOfInterest { do_rectify: roi.do_rectify, ..Default::default() };
+        transform(&mut scaled.k, 3);
+        transform(&mut scaled.p, 4);
+        scaled
+    }
+}
+
 /// `sensor_msgs/RegionOfInterest`; all zeros means the whole image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionOfInterest {
@@ -141,6 +178,8 @@ macro_rules! with_header {
         )
     };
 }
+
+use with_header; // by path, so that `vision` sees it
 
 /// [`crate::image::Image`].
 pub const IMAGE: Definition = Definition {
@@ -338,5 +377,33 @@ mod tests {
         let parameter_list = [&[0, 3, 0, 0], &good[4..]].concat();
         let error = decode::<Image>(&parameter_list).unwrap_err().to_string();
         assert!(error.contains("0x0003"), "{error}");
+    }
+
+    #[test]
+    fn a_scaled_calibration_projects_points_to_the_same_place_of_the_picture() {
+        let mut info = CameraInfo {
+            width: 1920,
+            height: 1200,
+            k: [1000.0, 0.0, 960.0, 0.0, 1100.0, 600.0, 0.0, 0.0, 1.0],
+            p: [900.0, 0.0, 950.0, -90.0, 0.0, 990.0, 590.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            d: vec![0.1],
+            ..CameraInfo::default()
+        };
+        assert_eq!(info.scaled(1920, 1200), info);
+        let half = info.scaled(960, 300);
+        assert_eq!((half.width, half.height, &half.d), (960, 300, &info.d));
+        assert_eq!(half.k, [500.0, 0.0, 480.0, 0.0, 275.0, 150.0, 0.0, 0.0, 1.0]);
+        let p = [450.0, 0.0, 475.0, -45.0, 0.0, 247.5, 147.5, 0.0, 0.0, 0.0, 1.0, 0.0];
+        assert_eq!(half.p, p);
+        // The right lower quarter of the sensor, binned: what was at (960, 600) is at (0, 0).
+        info.roi =
+            RegionOfInterest { x_offset: 960, y_offset: 600, height: 600, width: 960, ..info.roi };
+        (info.binning_x, info.binning_y) = (2, 2);
+        let cut = info.scaled(480, 300);
+        assert_eq!(cut.k, [500.0, 0.0, 0.0, 0.0, 550.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!((cut.p[2], cut.p[3], cut.p[6]), (-5.0, -45.0, -5.0));
+        assert_eq!((cut.binning_x, cut.roi), (0, RegionOfInterest::default()));
+        let empty = CameraInfo::default().scaled(640, 480);
+        assert_eq!((empty.k, empty.width), ([0.0; 9], 640));
     }
 }

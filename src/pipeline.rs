@@ -3,6 +3,8 @@
 //! Logits are averaged over the windows first and scored after: a maximum does not commute with a
 //! mean. The only place that turns a panic of libtorch into an [`Error`].
 
+mod view;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -14,6 +16,8 @@ use crate::msg::Header;
 use crate::preprocess;
 use crate::window::{self, Plan};
 use crate::{Error, Result};
+
+pub use view::{EgoMask, Resolution, Rotation, UNLABELLED, View};
 
 /// How frames are processed.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +34,9 @@ pub struct PipelineConfig {
     pub limits: Limits,
 }
 
+/// A frame to segment, seen how, and what is wanted of it.
+pub type Frame<'a> = (&'a Image, &'a View, Planes);
+
 /// Which planes are wanted beside classes and OoD mask; what nobody reads is not computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Planes {
@@ -43,7 +50,9 @@ pub struct Planes {
     pub rgb: bool,
 }
 
-/// What the network says about one frame. Planes are row-major, `height * width` pixels.
+/// What the network says about one frame. Planes are row-major, `height * width` pixels, in the
+/// orientation of the camera's picture. Outside the valid area ([`View::ego_mask`]) a pixel is
+/// [`UNLABELLED`], its mask, confidence and probability are 0 and its score is NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     /// The frame's own header.
@@ -74,7 +83,7 @@ pub struct Prediction {
 pub struct Timing {
     /// Validation, upload, colour conversion, normalisation.
     pub preprocess_ms: f32,
-    /// Windows through the network.
+    /// Windows through the network, those of the frames in the same batch included.
     pub inference_ms: f32,
     /// Score, masks, download.
     pub postprocess_ms: f32,
@@ -110,9 +119,7 @@ impl Pipeline {
         if config.batch == 0 {
             return Err(Error::setting("batch", &config.batch, "1 window per pass or more"));
         }
-        if !config.ood_threshold.is_finite() {
-            return Err(Error::setting("ood_threshold", &config.ood_threshold, "a finite number"));
-        }
+        check_threshold(config.ood_threshold)?;
         check_score(&model, config.score)?;
         Ok(Self { model, config })
     }
@@ -132,20 +139,42 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Setting`] for a threshold that is not finite; the old one stays.
     pub fn set_ood_threshold(&mut self, threshold: f32) -> Result<()> {
-        if !threshold.is_finite() {
-            return Err(Error::setting("ood_threshold", &threshold, "a finite number"));
-        }
+        check_threshold(threshold)?;
         self.config.ood_threshold = threshold;
         Ok(())
     }
 
-    /// Segments one frame.
+    /// Segments one frame as it comes.
     ///
     /// # Errors
     /// [`Error::Frame`] for a frame that cannot be processed, [`Error::NotFinite`] for a result that
     /// must not be published, [`Error::Torch`] when libtorch fails.
     pub fn run(&self, image: &Image, planes: Planes) -> Result<Prediction> {
-        guarded("segmenting a frame", || self.predict(image, planes))?
+        self.run_batch(&[(image, &View::default(), planes)]).remove(0)
+    }
+
+    /// Segments frames of one or several cameras, whose windows share forward passes; one result per
+    /// frame, in their order.
+    ///
+    /// # Errors
+    /// In the frame's own entry, as [`Pipeline::run`], and [`Error::Setting`] for a [`View`] that does
+    /// not fit the frame. The other frames are not concerned, unless libtorch fails in a shared pass.
+    pub fn run_batch(&self, frames: &[Frame<'_>]) -> Vec<Result<Prediction>> {
+        let uploads: Vec<_> = frames.iter().map(|frame| self.upload(frame)).collect();
+        let start = Instant::now();
+        let pictures = uploads.iter().flatten().map(|upload| upload.picture.shallow_clone());
+        let mut outputs = self.segment(&pictures.collect::<Vec<_>>()).into_iter();
+        let inference_ms = milliseconds(start);
+        let finish = |(frame, upload): (&Frame<'_>, Result<Upload>)| {
+            let upload = upload?;
+            let outputs = outputs.next().unwrap_or_else(|| unreachable!("one per upload"))?;
+            guarded("scoring a frame", || {
+                let mut prediction = self.predict(frame, &upload, outputs)?;
+                prediction.timing.inference_ms = inference_ms;
+                Ok(prediction)
+            })?
+        };
+        frames.iter().zip(uploads).map(finish).collect()
     }
 
     /// Classes and any number of scores from one pass of the network.
@@ -156,10 +185,12 @@ impl Pipeline {
         for &score in scores {
             check_score(&self.model, score)?;
         }
+        let Upload { picture, .. } = self.upload(&(image, &View::default(), Planes::default()))?;
+        let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
         guarded("scoring a frame", || {
-            let (_, outputs) = self.outputs(image)?;
+            let outputs = raised(outputs, &picture);
             let plane = |&score: &Score| Ok((score, download(&finite(score, &outputs)?)));
-            let (height, width) = size(&outputs);
+            let (height, width) = size(&outputs.logits);
             Ok(ScoreMaps {
                 height,
                 width,
@@ -169,51 +200,84 @@ impl Pipeline {
         })?
     }
 
-    fn predict(&self, image: &Image, planes: Planes) -> Result<Prediction> {
+    fn upload(&self, &(image, view, planes): &Frame<'_>) -> Result<Upload> {
         let start = Instant::now();
-        let rgb = self.upload(image)?;
-        let x = preprocess::normalise(&rgb);
-        let uploaded = Instant::now();
-        let outputs = self.segment(&x);
-        let inferred = Instant::now();
-        let score = finite(self.config.score, &outputs)?;
-        let mask = score.gt(f64::from(self.config.ood_threshold)).to_kind(Kind::Uint8) * 255;
-        let confidence = || outputs.logits.softmax(1, Kind::Float).amax([1], false);
+        let encoding = image.validate(&self.config.limits)?;
+        view.check(image)?;
+        guarded("uploading a frame", || {
+            let rgb = preprocess::to_rgb(image, encoding, self.model.device())?;
+            let picture = preprocess::normalise(&view.rotation.turn(&rgb));
+            let rgb = planes.rgb.then_some(rgb);
+            Ok(Upload { picture, rgb, preprocess_ms: milliseconds(start) })
+        })?
+    }
+
+    /// The averaged outputs of each picture; a failure of libtorch is everybody's.
+    fn segment(&self, pictures: &[Tensor]) -> Vec<Result<Outputs>> {
+        let PipelineConfig { plan, batch, .. } = self.config;
+        match caught(|| window::segment(&self.model, pictures, plan, batch)) {
+            Ok(outputs) => outputs.into_iter().map(Ok).collect(),
+            Err(problem) => {
+                let error =
+                    || Error::Torch { what: "segmenting a frame", problem: problem.clone() };
+                pictures.iter().map(|_| Err(error())).collect()
+            }
+        }
+    }
+
+    fn predict(
+        &self,
+        &(image, view, planes): &Frame<'_>,
+        upload: &Upload,
+        outputs: Outputs,
+    ) -> Result<Prediction> {
+        let start = Instant::now();
+        let outputs = match view.resolution {
+            Resolution::Input => raised(outputs, &upload.picture),
+            Resolution::Network => outputs,
+        };
+        let back = view.rotation.inverse();
+        let score = back.turn(&finite(self.config.score, &outputs)?);
+        let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
+        let mask = score.gt(f64::from(threshold)).to_kind(Kind::Uint8) * 255;
+        let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
         let byte = |share: Tensor| download(&(share * 255.0).round().to_kind(Kind::Uint8));
-        let (height, width) = size(&outputs);
-        Ok(Prediction {
+        let (height, width) = size(&score);
+        let rgb = upload.rgb.as_ref().map(|rgb| resized(rgb, &score).permute([1, 2, 0]));
+        let mut prediction = Prediction {
             header: image.header.clone(),
             height,
             width,
-            classes: download(&classes(&outputs)),
+            classes: download(&back.turn(&classes(&outputs))),
             ood_mask: download(&mask),
             score: planes.score.then(|| download(&score)),
             confidence: planes.confidence.then(|| byte(confidence())),
             probability: planes.probability.then(|| byte(score.sigmoid())),
-            rgb: planes.rgb.then(|| download(&rgb.permute([1, 2, 0]).contiguous())),
-            timing: Timing {
-                preprocess_ms: milliseconds(start, uploaded),
-                inference_ms: milliseconds(uploaded, inferred),
-                postprocess_ms: milliseconds(inferred, Instant::now()),
-            },
-        })
+            rgb: rgb.as_ref().map(download),
+            timing: Timing { preprocess_ms: upload.preprocess_ms, ..Timing::default() },
+        };
+        if let Some(mask) = &view.ego_mask {
+            mask.apply(&mut prediction);
+        }
+        prediction.timing.postprocess_ms = milliseconds(start);
+        Ok(prediction)
     }
+}
 
-    /// The picture on the device, `(3, h, w)` uint8, and its averaged outputs.
-    fn outputs(&self, image: &Image) -> Result<(Tensor, Outputs)> {
-        let rgb = self.upload(image)?;
-        let outputs = self.segment(&preprocess::normalise(&rgb));
-        Ok((rgb, outputs))
-    }
+/// A frame on the device.
+struct Upload {
+    /// The network's input `(1, 3, h, w)`, upright.
+    picture: Tensor,
+    /// The camera's picture `(3, h, w)` uint8, if wanted.
+    rgb: Option<Tensor>,
+    preprocess_ms: f32,
+}
 
-    fn upload(&self, image: &Image) -> Result<Tensor> {
-        let encoding = image.validate(&self.config.limits)?;
-        preprocess::to_rgb(image, encoding, self.model.device())
+fn check_threshold(threshold: f32) -> Result<()> {
+    if threshold.is_finite() {
+        return Ok(());
     }
-
-    fn segment(&self, x: &Tensor) -> Outputs {
-        window::segment(&self.model, x, self.config.plan, self.config.batch)
-    }
+    Err(Error::setting("ood_threshold", &threshold, "a finite number"))
 }
 
 /// Refuses a score that reads the UEM of a model without one.
@@ -228,6 +292,11 @@ fn check_score(model: &Model, score: Score) -> Result<()> {
 
 /// Runs `work` without gradients; a panic of libtorch becomes an [`Error::Torch`].
 fn guarded<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T> {
+    caught(work).map_err(|problem| Error::Torch { what, problem })
+}
+
+/// As [`guarded`], with the first line of the panic for an error.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _no_grad = tch::no_grad_guard();
         work()
@@ -235,8 +304,26 @@ fn guarded<T>(what: &'static str, work: impl FnOnce() -> T) -> Result<T> {
     caught.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
-        Error::Torch { what, problem: text.lines().next().unwrap_or_default().to_owned() }
+        text.lines().next().unwrap_or_default().to_owned()
     })
+}
+
+/// Outputs at the size of the picture `(1, 3, h, w)` they are about.
+fn raised(outputs: Outputs, picture: &Tensor) -> Outputs {
+    let (h, w) = (picture.size()[2], picture.size()[3]);
+    let there = outputs.logits.size()[2..] == [h, w];
+    if there { outputs } else { window::raise(&outputs, [h, w]) }
+}
+
+/// The picture `(3, h, w)` uint8 at the size of `plane`, anti-aliased.
+fn resized(rgb: &Tensor, plane: &Tensor) -> Tensor {
+    let (h, w) = (plane.size()[1], plane.size()[2]);
+    if rgb.size()[1..] == [h, w] {
+        return rgb.shallow_clone();
+    }
+    let x = rgb.to_kind(Kind::Float).unsqueeze(0);
+    let x = x.internal_upsample_bilinear2d_aa([h, w], false, None, None);
+    x.squeeze_dim(0).round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
 }
 
 /// The score `(1, h, w)`, once it is known that every pixel of it is a number.
@@ -253,9 +340,11 @@ fn classes(outputs: &Outputs) -> Tensor {
     outputs.logits.argmax(1, false).to_kind(Kind::Uint8)
 }
 
-fn size(outputs: &Outputs) -> (usize, usize) {
-    let side = |i: usize| usize::try_from(outputs.logits.size()[i]).unwrap_or_default();
-    (side(2), side(3))
+/// Height and width: the last two dimensions.
+fn size(plane: &Tensor) -> (usize, usize) {
+    let mut sides = plane.size().into_iter().rev().map(|side| usize::try_from(side).unwrap_or(0));
+    let width = sides.next().unwrap_or(0);
+    (sides.next().unwrap_or(0), width)
 }
 
 /// A plane as a plain vector.
@@ -267,8 +356,8 @@ fn download<T: tch::kind::Element + Copy + Default>(plane: &Tensor) -> Vec<T> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds need no more digits")]
-fn milliseconds(from: Instant, to: Instant) -> f32 {
-    (to.duration_since(from).as_secs_f64() * 1e3) as f32
+fn milliseconds(since: Instant) -> f32 {
+    (since.elapsed().as_secs_f64() * 1e3) as f32
 }
 
 #[cfg(test)]
@@ -335,7 +424,7 @@ mod tests {
         let bias = pipeline.model.variables().remove("ood_head._head.bias").unwrap();
         let _no_grad = tch::no_grad_guard();
         let keep = bias.copy();
-        let _ = bias.get(1).fill_(f64::NAN);
+        drop(bias.get(1).fill_(f64::NAN));
         let error = pipeline.run(&picture(140, 280), Planes::default()).unwrap_err();
         assert!(matches!(error, Error::NotFinite { bad: 39_200, of: 39_200, .. }), "{error}");
         let mut bias = bias;
@@ -366,5 +455,104 @@ mod tests {
         };
         let error = Pipeline::new(model, llr).unwrap_err().to_string();
         assert!(error.contains("llr") && error.contains("neg_id"), "{error}");
+    }
+
+    #[test]
+    fn frames_in_a_batch_get_what_they_get_alone_and_a_bad_one_fails_alone() {
+        for plan in Plan::ALL {
+            let mut pipeline = pipeline(plan);
+            pipeline.config.batch = 5; // windows of all frames in one pass under `single`
+            let images = [picture(150, 301), picture(90, 100), picture(140, 280)];
+            let broken = Image { encoding: "mono16".into(), ..picture(90, 100) };
+            let plain = View::default();
+            let low = View { ood_threshold: Some(-1e3), ..View::default() };
+            let wrong = View { ood_threshold: Some(f32::NAN), ..View::default() };
+            let got = pipeline.run_batch(&[
+                (&images[0], &plain, ALL),
+                (&broken, &plain, ALL),
+                (&images[1], &low, Planes::default()),
+                (&images[1], &wrong, ALL),
+                (&images[2], &plain, ALL),
+            ]);
+            let errors: Vec<_> =
+                got.iter().map(|one| one.as_ref().err().map(Error::chain)).collect();
+            assert!(errors[1].as_ref().unwrap().contains("mono16"), "{errors:?}");
+            assert!(errors[3].as_ref().unwrap().contains("ood_threshold"), "{errors:?}");
+            for (i, image) in [(0, &images[0]), (2, &images[1]), (4, &images[2])] {
+                let (ours, alone) = (got[i].as_ref().unwrap(), pipeline.run(image, ALL).unwrap());
+                assert_eq!((ours.height, ours.width), (alone.height, alone.width));
+                assert_eq!(ours.classes, alone.classes, "{plan} {i}");
+                if i == 2 {
+                    assert!(ours.score.is_none() && ours.ood_mask.iter().all(|&ood| ood == 255));
+                    continue;
+                }
+                let pairs = ours.score.iter().flatten().zip(alone.score.iter().flatten());
+                let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(error < 1e-5, "{plan} {i}: {error:e}"); // batched kernels sum in another order
+                assert_eq!(ours.rgb, alone.rgb);
+            }
+        }
+        assert!(pipeline(Plan::Tiles).run_batch(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_turned_camera_gets_the_upright_pictures_planes_turned_back() {
+        let pipeline = pipeline(Plan::Tiles);
+        let upright = picture(150, 200);
+        let expected = pipeline.run(&upright, ALL).unwrap();
+        // As a camera sees it that hangs on its right side: its rows are our columns from the right.
+        let at = |y: usize, x: usize| (149 - x, y); // of the upright picture, for 200 rows of 150
+        let turned = |pixel: &dyn Fn(usize) -> Vec<u8>| -> Vec<u8> {
+            let places = (0..200).flat_map(|y| (0..150).map(move |x| at(y, x)));
+            places.flat_map(|(y, x)| pixel(200 * y + x)).collect()
+        };
+        let data = turned(&|i| upright.data[3 * i..3 * i + 3].to_vec());
+        let image = Image { height: 200, width: 150, step: 450, data, ..upright.clone() };
+        let view = View { rotation: Rotation::from_degrees(270).unwrap(), ..View::default() };
+        let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
+        assert_eq!((got.height, got.width), (200, 150));
+        assert_eq!(got.rgb.unwrap(), image.data);
+        assert_eq!(got.classes, turned(&|i| vec![expected.classes[i]]));
+        assert_eq!(got.ood_mask, turned(&|i| vec![expected.ood_mask[i]]));
+        let confidence = expected.confidence.unwrap();
+        assert_eq!(got.confidence.unwrap(), turned(&|i| vec![confidence[i]]));
+    }
+
+    #[test]
+    fn the_vehicle_in_the_picture_has_no_class_and_no_score() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hood.png");
+        let hood = [vec![0; 60 * 100], vec![255; 30 * 100]].concat(); // the lowest 30 rows
+        crate::image::write_png(&path, 90, 100, &hood).unwrap();
+        let ego_mask = Some(EgoMask::read_file(&path, &Limits::default()).unwrap());
+        let view = View { ego_mask, ood_threshold: Some(-1e3), ..View::default() };
+        let (fitting, other) = (picture(90, 100), picture(100, 90));
+        let pipeline = pipeline(Plan::Tiles);
+        let got = pipeline.run_batch(&[(&fitting, &view, ALL), (&other, &view, ALL)]);
+        let error = got[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains("100x90") && error.contains("90x100"), "{error}");
+        let seen = got[0].as_ref().unwrap();
+        for (i, score) in seen.score.iter().flatten().enumerate() {
+            let vehicle = i >= 6000;
+            assert_eq!((seen.classes[i] == UNLABELLED, score.is_nan()), (vehicle, vehicle));
+            assert_eq!(seen.ood_mask[i] == 0, vehicle);
+        }
+    }
+
+    #[test]
+    fn planes_at_the_networks_size_are_the_windows_own() {
+        let pipeline = pipeline(Plan::Single);
+        let [wh, ww] = pipeline.model.config().window.map(|side| usize::try_from(side).unwrap());
+        let view = View { resolution: Resolution::Network, ..View::default() };
+        let image = picture(150, 301);
+        let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
+        assert_eq!((got.height, got.width), (wh, ww));
+        assert_eq!(got.rgb.unwrap().len(), 3 * wh * ww);
+        let upload = pipeline.upload(&(&image, &view, ALL)).unwrap();
+        let outputs = pipeline.segment(&[upload.picture]).remove(0).unwrap();
+        assert_eq!(got.score.unwrap(), download::<f32>(&Score::Llr.of(&outputs)));
+        let raised = window::raise(&outputs, [150, 301]);
+        let full = pipeline.run(&image, ALL).unwrap().score.unwrap();
+        assert_eq!(full, download::<f32>(&Score::Llr.of(&raised)));
     }
 }

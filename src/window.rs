@@ -73,53 +73,104 @@ pub fn starts(len: i64, window: i64, stride: i64) -> Vec<i64> {
     (0..last).step_by(step).chain([last]).collect()
 }
 
-/// Averaged logits and UEM of one normalised picture `(1, 3, h, w)`, at its size.
+/// Averaged logits and UEM of normalised pictures `(1, 3, h, w)`, each of its own size: at that size,
+/// under [`Plan::Single`] at the window's; [`raise`] makes up for it.
 ///
-/// `batch` windows go through the network at a time. A picture smaller than the window is padded
-/// with zeros, the mean colour, and cropped back.
-pub fn segment(model: &Model, x: &Tensor, plan: Plan, batch: usize) -> Outputs {
-    let size = (x.size()[2], x.size()[3]);
+/// `batch` windows of all pictures go through the network at a time. A picture smaller than the window
+/// is padded with zeros, the mean colour, and cropped back.
+pub fn segment(model: &Model, pictures: &[Tensor], plan: Plan, batch: usize) -> Vec<Outputs> {
     let [wh, ww] = model.config().window;
-    if plan == Plan::Single {
-        let window = x.internal_upsample_bilinear2d_aa([wh, ww], false, None, None);
-        let raise = |y: Tensor| y.upsample_bilinear2d([size.0, size.1], false, None, None);
-        let Outputs { logits, uem } = model.forward(&window);
-        return Outputs { logits: raise(logits), uem: uem.map(raise) };
-    }
-    let (rows, cols) = (plan.starts(size.0, wh), plan.starts(size.1, ww));
-    let at: Vec<_> = rows.iter().flat_map(|&y| cols.iter().map(move |&x| (y, x))).collect();
-    segment_at(model, x, &at, batch)
+    let plan_one = |x: &Tensor| {
+        if plan == Plan::Single {
+            let window = x.internal_upsample_bilinear2d_aa([wh, ww], false, None, None);
+            return (window, vec![(0, 0)]);
+        }
+        let (rows, cols) = (plan.starts(x.size()[2], wh), plan.starts(x.size()[3], ww));
+        let at = rows.iter().flat_map(|&y| cols.iter().map(move |&x| (y, x)));
+        (x.shallow_clone(), at.collect())
+    };
+    let planned: Vec<_> = pictures.iter().map(plan_one).collect();
+    segment_at(model, &planned, batch)
 }
 
-/// As [`segment`] with windows at the given `(row, column)` starts, which cover the (padded) picture.
-pub fn segment_at(model: &Model, x: &Tensor, at: &[(i64, i64)], batch: usize) -> Outputs {
-    let (_, _, h, w) = x.size4().unwrap_or_default();
-    let [wh, ww] = model.config().window;
-    let x = x.constant_pad_nd([0, (ww - w).max(0), 0, (wh - h).max(0)]);
-    let frame = [h.max(wh), w.max(ww)];
-    let options = (Kind::Float, x.device());
-    let visits = Tensor::zeros(frame, options);
-    let mut logits =
-        Tensor::zeros([model.config().head.num_classes(), frame[0], frame[1]], options);
-    let mut uem = model.uem.is_some().then(|| Tensor::zeros([2, frame[0], frame[1]], options));
-    let window = |y: &Tensor, (row, col)| y.narrow(-2, row, wh).narrow(-1, col, ww);
-    for chunk in at.chunks(batch.max(1)) {
-        let windows: Vec<_> = chunk.iter().map(|&start| window(&x, start)).collect();
-        let outputs = model.forward(&Tensor::cat(&windows, 0));
-        for (i, &start) in (0..).zip(chunk) {
-            // In place, on views of the sums.
-            window(&visits, start).add_assign(1.0);
-            window(&logits, start).add_assign(outputs.logits.get(i));
-            if let (Some(sum), Some(seen)) = (&uem, &outputs.uem) {
-                window(sum, start).add_assign(seen.get(i));
-            }
+/// As [`segment`] with each picture's windows at the given `(row, column)` starts, which cover the
+/// (padded) picture.
+pub fn segment_at(
+    model: &Model,
+    pictures: &[(Tensor, Vec<(i64, i64)>)],
+    batch: usize,
+) -> Vec<Outputs> {
+    let size = model.config().window;
+    let mut sums: Vec<_> = pictures.iter().map(|(x, _)| Sum::new(model, x)).collect();
+    let mut windows = Vec::new();
+    for (i, (_, at)) in pictures.iter().enumerate() {
+        windows.extend(at.iter().map(|&at| (i, at)));
+    }
+    for chunk in windows.chunks(batch.max(1)) {
+        let x: Vec<_> = chunk.iter().map(|&(i, at)| cut(&sums[i].picture, at, size)).collect();
+        let outputs = model.forward(&Tensor::cat(&x, 0));
+        for (row, &(i, at)) in (0..).zip(chunk) {
+            sums[i].add(&outputs, row, at, size);
         }
     }
-    let mean = |sum: &mut Tensor| {
-        let mean = sum.g_div_(&visits);
-        mean.narrow(-2, 0, h).narrow(-1, 0, w).unsqueeze(0)
-    };
-    Outputs { logits: mean(&mut logits), uem: uem.as_mut().map(mean) }
+    sums.iter_mut().map(Sum::mean).collect()
+}
+
+/// Outputs resized to `(h, w)`, as the network resizes its own (bilinear, `align_corners = false`).
+pub fn raise(outputs: &Outputs, size: [i64; 2]) -> Outputs {
+    let raise = |y: &Tensor| y.upsample_bilinear2d(size, false, None, None);
+    Outputs { logits: raise(&outputs.logits), uem: outputs.uem.as_ref().map(raise) }
+}
+
+/// The window of a picture or sum that starts at `(row, column)`: a view.
+fn cut(y: &Tensor, (row, column): (i64, i64), [wh, ww]: [i64; 2]) -> Tensor {
+    y.narrow(-2, row, wh).narrow(-1, column, ww)
+}
+
+/// A picture, and what its windows so far have said about it.
+struct Sum {
+    /// `(1, 3, h, w)`, padded to a window at least.
+    picture: Tensor,
+    /// `(h, w)` before padding.
+    size: [i64; 2],
+    /// Windows per pixel.
+    visits: Tensor,
+    /// `(k, h, w)`, padded.
+    logits: Tensor,
+    /// `(2, h, w)`, padded.
+    uem: Option<Tensor>,
+}
+
+impl Sum {
+    fn new(model: &Model, x: &Tensor) -> Self {
+        let size = [x.size()[2], x.size()[3]];
+        let window = model.config().window;
+        let [h, w] = [size[0].max(window[0]), size[1].max(window[1])];
+        let zeros = |channels: i64| Tensor::zeros([channels, h, w], (Kind::Float, x.device()));
+        Self {
+            picture: x.constant_pad_nd([0, w - size[1], 0, h - size[0]]),
+            size,
+            visits: zeros(1),
+            logits: zeros(model.config().head.num_classes()),
+            uem: model.uem.is_some().then(|| zeros(2)),
+        }
+    }
+
+    /// Adds, in place, what the batch says in `row` about the window at `at`.
+    fn add(&mut self, outputs: &Outputs, row: i64, at: (i64, i64), size: [i64; 2]) {
+        cut(&self.visits, at, size).add_assign(1.0);
+        cut(&self.logits, at, size).add_assign(outputs.logits.get(row));
+        if let (Some(sum), Some(seen)) = (&self.uem, &outputs.uem) {
+            cut(sum, at, size).add_assign(seen.get(row));
+        }
+    }
+
+    fn mean(&mut self) -> Outputs {
+        let ([h, w], visits) = (self.size, &self.visits);
+        let mean =
+            |sum: &mut Tensor| sum.g_div_(visits).narrow(-2, 0, h).narrow(-1, 0, w).unsqueeze(0);
+        Outputs { logits: mean(&mut self.logits), uem: self.uem.as_mut().map(mean) }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 6] = [
     &["error", "file", "image", "msg", "config", "threads"],
     &["model"],
     &["preprocess", "window", "checkpoint"],
-    &["pipeline", "overlay"],
+    &["pipeline", "obstacle", "overlay"],
     &["ros", "bag", "data", "eval"],
     &["train"],
 ];
