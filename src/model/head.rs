@@ -20,7 +20,8 @@ pub enum Head {
 }
 
 impl Head {
-    pub(super) fn new(vs: &nn::Path<'_>, channels: i64, cfg: HeadConfig) -> Self {
+    /// A head with random weights on maps of `channels` channels.
+    pub fn new(vs: &nn::Path<'_>, channels: i64, cfg: HeadConfig) -> Self {
         match cfg {
             HeadConfig::Linear { num_classes } => {
                 let config = nn::LinearConfig::default();
@@ -102,7 +103,7 @@ impl Gmm {
 }
 
 /// Rows brought to unit length, `x / max(|x|, 1e-12)`.
-fn unit(x: &Tensor) -> Tensor {
+pub(crate) fn unit(x: &Tensor) -> Tensor {
     x / x.norm_scalaropt_dim(2.0, [-1], true).clamp_min(1e-12)
 }
 
