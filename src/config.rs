@@ -307,7 +307,12 @@ impl AugmentConfig {
     fn validate(&self) -> Result<()> {
         let [least, most] = self.scale;
         let ordered = 0.01 <= least && least <= most && most <= 100.0;
-        require(ordered, "augment.scale", &format!("{:?}", self.scale), "[least, largest], 0.01 to 100")?;
+        require(
+            ordered,
+            "augment.scale",
+            &format!("{:?}", self.scale),
+            "[least, largest], 0.01 to 100",
+        )?;
         let crop = format!("{:?}", self.crop);
         require(self.crop.iter().all(|&n| n > 0), "augment.crop", &crop, "[height, width] px")?;
         share("augment.flip", self.flip)?;
@@ -344,7 +349,12 @@ impl EmConfig {
         require((2..=100_000).contains(&memory), "em.memory_size", &memory, "2 to 100000")?;
         let fits = (2..=memory).contains(&sample);
         require(fits, "em.max_sample_size", &sample, &format!("2 to memory_size, {memory}"))?;
-        require(self.update_interval > 0, "em.update_interval", &self.update_interval, "at least 1")?;
+        require(
+            self.update_interval > 0,
+            "em.update_interval",
+            &self.update_interval,
+            "at least 1",
+        )?;
         share("em.gamma_mean", self.gamma_mean)?;
         let weight = self.contrast_weight;
         require(weight.is_finite() && weight >= 0.0, "em.contrast_weight", &weight, "0 or more")

@@ -26,7 +26,8 @@ pub fn pairs(root: &Path, split: &str) -> Result<Vec<Pair>> {
         {
             if let Some(stem) = here.iter().find(|stem| there.binary_search(stem).is_err()) {
                 let missing = folder.join(format!("{stem}{ending}"));
-                let problem = "missing, its other half is there; complete the data set or remove the half";
+                let problem =
+                    "missing, its other half is there; complete the data set or remove the half";
                 return Err(Error::bad_file(missing, problem));
             }
         }

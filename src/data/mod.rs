@@ -2,7 +2,6 @@
 
 pub mod cityscapes;
 
-
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -51,7 +50,8 @@ impl Pair {
                 plane.unwrap_or_default()
             }
             other => {
-                let problem = format!("labels of type {:?}, expected 8 bits per pixel", other.color());
+                let problem =
+                    format!("labels of type {:?}, expected 8 bits per pixel", other.color());
                 return Err(Error::bad_file(&self.labels, problem));
             }
         };

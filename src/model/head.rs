@@ -80,10 +80,11 @@ impl Gmm {
     ///
     /// As two matrix products of `(n, channels)` with `(channels, k * m)`: expanding the square keeps
     /// the difference of pixels, components and channels, 4.3 GB per window, from ever existing.
+    /// Computed in the type of `z`: training asks for float64, in which the expansion loses nothing.
     pub fn log_density(&self, z: &Tensor) -> Tensor {
         let (k, m, e) = self.means.size3().unwrap();
-        let mu = unit(&self.means).view([k * m, e]);
-        let sigma = self.diagonal.view([k * m, e]);
+        let mu = unit(&self.means).to_kind(z.kind()).view([k * m, e]);
+        let sigma = self.diagonal.to_kind(z.kind()).view([k * m, e]);
         let inv = sigma.pow_tensor_scalar(-2);
         let sum = |x: Tensor| x.sum_dim_intlist([-1].as_slice(), false, None);
         let constant =

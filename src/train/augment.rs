@@ -10,7 +10,12 @@ use crate::config::AugmentConfig;
 use crate::data::{IGNORE, Sample};
 
 /// One augmented view `(window)` of a sample; `window` is height and width in pixels.
-pub fn augment(sample: &Sample, cfg: &AugmentConfig, window: [usize; 2], rng: &mut impl Rng) -> Sample {
+pub fn augment(
+    sample: &Sample,
+    cfg: &AugmentConfig,
+    window: [usize; 2],
+    rng: &mut impl Rng,
+) -> Sample {
     let factor = rng.gen_range(cfg.scale[0]..=cfg.scale[1]);
     let [height, width] = scaled([sample.height, sample.width], factor);
     let (h, w) = (cfg.crop[0].min(height), cfg.crop[1].min(width));
@@ -64,8 +69,7 @@ fn resize(sample: &Sample, size: [usize; 2], region: &Region) -> Sample {
         }
     }
     let rows = nearest(sample.height, size[0], region.top, region.height);
-    let columns: Vec<_> =
-        nearest(sample.width, size[1], region.left, region.width).collect();
+    let columns: Vec<_> = nearest(sample.width, size[1], region.left, region.width).collect();
     let labels = rows.flat_map(|y| columns.iter().map(move |x| y * sample.width + x));
     let labels = labels.map(|at| sample.labels[at]).collect();
     Sample { height: region.height, width: region.width, rgb, labels }
@@ -171,7 +175,11 @@ fn rounded(value: f32) -> u8 {
 }
 
 /// `value * factor + offset`, clipped and rounded down.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounding down, clamped")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounding down, clamped"
+)]
 fn scale_values(rgb: &mut [u8], factor: f64, offset: f64) {
     let (factor, offset) = (factor as f32, offset as f32);
     let table: Vec<u8> =

@@ -65,7 +65,8 @@ impl Labelled {
         let small = labels.unsqueeze(1).to_kind(Kind::Float).upsample_nearest2d([h, w], None, None);
         let labels = small.to_kind(Kind::Int64).flatten(0, -1);
         let features = gmm.features(&map.permute([0, 2, 3, 1]).flatten(0, 2));
-        let log_density = gmm.log_density(&features);
+        // Two classes nearly tied turn a density's last digits into the sign of a gradient.
+        let log_density = gmm.log_density(&features.to_kind(Kind::Double)).to_kind(Kind::Float);
         let logits = gmm.logits(&log_density);
         let (targets, correct) = tch::no_grad(|| assign(&log_density, &logits, &labels));
         let logits = logits.view([b, h, w, -1]).permute([0, 3, 1, 2]).contiguous();
@@ -119,7 +120,8 @@ impl EmState {
     pub fn update(&mut self, gmm: &Gmm, step: &Labelled) {
         tch::no_grad(|| {
             let (k, m) = (gmm.means.size()[0], gmm.means.size()[1]);
-            let (mut means, mut diagonal) = (gmm.means.shallow_clone(), gmm.diagonal.shallow_clone());
+            let (mut means, mut diagonal) =
+                (gmm.means.shallow_clone(), gmm.diagonal.shallow_clone());
             means.copy_(&unit(&gmm.means));
             let classes = present(&step.labels, k);
             for slot in classes.iter().flat_map(|class| class * m..(class + 1) * m) {
@@ -152,7 +154,8 @@ impl EmState {
         let device = features.device();
         let rows = rows.index_select(0, &Tensor::from_slice(&kept).to_device(device));
         let columns = Tensor::from_slice(&columns).to_device(device);
-        let _ = self.queue.get(slot).index_copy_(1, &columns, &features.index_select(0, &rows).tr());
+        let _ =
+            self.queue.get(slot).index_copy_(1, &columns, &features.index_select(0, &rows).tr());
     }
 
     /// Moves one class's means towards the direction of its memory and replaces its deviations.

@@ -76,7 +76,8 @@ fn learn(
 ) -> Result<f64> {
     let value = loss.double_value(&[]);
     if !value.is_finite() {
-        let problem = format!("the loss is {value}; lower schedule.lr and resume from the last state");
+        let problem =
+            format!("the loss is {value}; lower schedule.lr and resume from the last state");
         return Err(Error::Torch { what: "training step", problem });
     }
     optimizer.zero_grad();

@@ -102,7 +102,8 @@ impl Stage for UemStage {
     fn trained(&self) -> BTreeMap<String, Tensor> {
         let mut variables = self.model.variables();
         let drifts = !self.options.frozen_norm;
-        variables.retain(|name, _| name.starts_with("ood_") || drifts && name.contains(".running_"));
+        variables
+            .retain(|name, _| name.starts_with("ood_") || drifts && name.contains(".running_"));
         variables
     }
 }
