@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::image::Reject;
+use crate::msg::CdrError;
 
 /// `Result` with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,6 +60,9 @@ pub enum Error {
     /// This frame cannot be processed; the next one may.
     #[error("image refused ({name}): {0}", name = .0.name())]
     Frame(#[from] Reject),
+    /// A message that is not the CDR it should be.
+    #[error(transparent)]
+    Cdr(#[from] CdrError),
     /// libtorch failed while doing `what`.
     #[error("{what}: {problem}")]
     Torch {
@@ -66,6 +70,18 @@ pub enum Error {
         what: &'static str,
         /// The first line of libtorch's message.
         problem: String,
+    },
+    /// The network's result has pixels that are not numbers; it must not be published.
+    #[error(
+        "{what} is not a finite number in {bad} of {of} pixels; the weights or the device are broken"
+    )]
+    NotFinite {
+        /// The score.
+        what: &'static str,
+        /// Pixels that are NaN or infinite.
+        bad: i64,
+        /// All pixels.
+        of: usize,
     },
     /// The ROS 2 side failed while doing `what`.
     #[error("{what}: {problem}")]

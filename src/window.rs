@@ -1,9 +1,10 @@
 //! Windows over a frame: where they start, and the network's logits averaged over them.
 //!
-//! model.md 7.1. The reference forgets the last window where the remainder divides and fails on
-//! images smaller than the window; this rule equals it wherever it covers the image.
+//! The published code forgets the last window where the remainder divides and fails on images
+//! smaller than the window; this rule equals it wherever it covers the image.
 
 use std::fmt;
+use std::ops::AddAssign;
 use std::str::FromStr;
 
 use tch::{Kind, Tensor};
@@ -106,10 +107,11 @@ pub fn segment_at(model: &Model, x: &Tensor, at: &[(i64, i64)], batch: usize) ->
         let windows: Vec<_> = chunk.iter().map(|&start| window(&x, start)).collect();
         let outputs = model.forward(&Tensor::cat(&windows, 0));
         for (i, &start) in (0..).zip(chunk) {
-            let _ = window(&visits, start).g_add_scalar_(1.0);
-            let _ = window(&logits, start).g_add_(&outputs.logits.get(i));
+            // In place, on views of the sums.
+            window(&visits, start).add_assign(1.0);
+            window(&logits, start).add_assign(outputs.logits.get(i));
             if let (Some(sum), Some(seen)) = (&uem, &outputs.uem) {
-                let _ = window(sum, start).g_add_(&seen.get(i));
+                window(sum, start).add_assign(seen.get(i));
             }
         }
     }

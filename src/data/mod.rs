@@ -1,6 +1,7 @@
 //! Data sets in their published layouts, and the drawn road world.
 
 pub mod cityscapes;
+pub mod synth;
 
 use std::path::{Path, PathBuf};
 

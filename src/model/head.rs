@@ -1,7 +1,7 @@
 //! The two classifiers on a map of features: linear ("D") and GMMSeg's Gaussian mixtures ("G").
 //!
-//! model.md 3 and 4. The G head is float32 throughout, whatever the rest of the network runs in:
-//! a two-class `mask_norm` is nearly a sign function of the log-density gap (model.md 3.3).
+//! NazirNayal8/UEM-likelihood-ratio at 1d76b9d, `gmm_seg.py`. The G head is float32 throughout, whatever the rest of the network runs in:
+//! a two-class `mask_norm` is nearly a sign function of the log-density gap.
 
 use std::f64::consts::PI;
 
@@ -12,6 +12,7 @@ use super::config::HeadConfig;
 
 /// A classifier on a map.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are two per process")]
 pub enum Head {
     /// Raw linear logits.
     Linear(nn::Linear),
@@ -33,12 +34,12 @@ impl Head {
         }
     }
 
-    /// Logits `(b, k, h, w)`, float32, of a map `(b, channels, h, w)`.
+    /// Logits `(b, k, h, w)`, float32, of a map `(b, channels, h, w)` of any precision.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (b, _, h, w) = x.size4().unwrap();
-        let rows = x.permute([0, 2, 3, 1]); // (b, h, w, channels)
+        let rows = x.to_kind(Kind::Float).permute([0, 2, 3, 1]); // (b, h, w, channels)
         let logits = match self {
-            Self::Linear(head) => rows.apply(head).to_kind(Kind::Float),
+            Self::Linear(head) => rows.apply(head),
             Self::Gmm(head) => head.forward(&rows.flatten(0, 2)).view([b, h, w, -1]),
         };
         logits.permute([0, 3, 1, 2]).contiguous()
@@ -73,10 +74,10 @@ impl Gmm {
 
     /// Unit-length features `(n, channels)` of decoder features `(n, channels)`.
     pub fn features(&self, rows: &Tensor) -> Tensor {
-        unit(&self.feat_norm.forward(&rows.to_kind(Kind::Float)))
+        unit(&self.feat_norm.forward(rows))
     }
 
-    /// Log-densities `(n, k, m)` of unit-length features `(n, channels)` (model.md 3.2 step 4).
+    /// Log-densities `(n, k, m)` of unit-length features `(n, channels)`.
     ///
     /// As two matrix products of `(n, channels)` with `(channels, k * m)`: expanding the square keeps
     /// the difference of pixels, components and channels, 4.3 GB per window, from ever existing.

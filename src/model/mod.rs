@@ -173,8 +173,7 @@ impl Model {
 
     /// Inlier logits `(b, k, 4h, 4w)` on the decoder's map of a patch grid of `h x w`.
     pub fn logits(&self, features: &Features) -> Tensor {
-        let map = self.decoder.forward(features, false);
-        self.head.forward(&map.to_kind(Kind::Float))
+        self.head.forward(&self.decoder.forward(features, false))
     }
 
     /// Logits and UEM of normalised pictures `(b, 3, h, w)`, both raised to `(h, w)` (bilinear,

@@ -1,5 +1,5 @@
 //! The Unknown Estimation Module: three linear layers per final token and a two-class head
-//! (model.md 5.1). Channel 0 is the generic inlier, channel 1 the outlier.
+//! (arXiv:2409.06424, section 3.4). Channel 0 is the generic inlier, channel 1 the outlier.
 
 use tch::Tensor;
 use tch::nn;

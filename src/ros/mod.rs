@@ -1,1 +1,3 @@
 //! To come: ros.
+
+pub mod raw;

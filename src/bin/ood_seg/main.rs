@@ -1,6 +1,9 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod replay;
+mod synth;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,14 +18,24 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Play a rosbag2 bag onto DDS with its recorded timing
+    Replay(replay::Args),
+    /// Draw data sets of the road world in the published layouts
+    Synth(synth::Args),
+}
 
 fn run(cli: &Cli) -> Result<()> {
-    match cli.command {}
+    match &cli.command {
+        Command::Replay(args) => replay::run(args),
+        Command::Synth(args) => synth::run(args),
+    }
 }
 
 fn main() -> ExitCode {
-    let level = env_logger::Env::default().default_filter_or("warn");
+    // The transport warns of clamped sockets at every start; the commands say it where it matters.
+    let level = "warn,rustdds=error,ros2_client=error";
+    let level = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(level).init();
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,260 @@
+//! A real node process with a camera before it and a viewer behind it, all over DDS.
+//!
+//! Plays and reads compressed topics below 200 kB, which the kernel's stock socket buffers hold.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use ood_segmentation::image::{Image, encode_jpeg};
+use ood_segmentation::msg::{self, CompressedImage, FrameStatus, Stamp};
+use ood_segmentation::ros::raw::{ByteOrder, Participant, Qos, RawReader, RawWriter, Sample};
+use ood_segmentation::{Error, Result};
+
+/// The camera's namespace.
+const CAMERA: &str = "demo";
+/// Largest message that an untuned host passes on without loss, bytes.
+const MAX_JPEG: usize = 200_000;
+/// How long a node may take from its start to its first subscription.
+const START: Duration = Duration::from_secs(60);
+
+/// The node's topics that a session reads: name below the camera's, type, reliable.
+pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
+    ("semantic/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
+    ("ood/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
+    ("ood/probability/compressed", msg::COMPRESSED_IMAGE.type_name, false),
+    ("status", msg::FRAME_STATUS.type_name, true),
+];
+/// Index of `status` in [`OUTPUTS`].
+pub(crate) const STATUS: usize = 3;
+
+/// A message of the node.
+pub(crate) struct Output {
+    /// Index into [`OUTPUTS`].
+    pub(crate) topic: usize,
+    /// Stamp of the picture it belongs to.
+    pub(crate) stamp: Stamp,
+    /// When it arrived.
+    pub(crate) received: Instant,
+    /// The message.
+    pub(crate) message: Message,
+}
+
+/// What a message holds.
+pub(crate) enum Message {
+    /// A PNG.
+    Picture(CompressedImage),
+    /// The report on one frame.
+    Status(FrameStatus),
+}
+
+/// The node and both ends of its topics.
+pub(crate) struct Session {
+    node: Child,
+    camera: RawWriter,
+    outputs: Receiver<Result<Output>>,
+    stop: Arc<AtomicBool>,
+    readers: Vec<JoinHandle<()>>,
+    /// When each picture was sent, by its stamp.
+    sent: HashMap<Stamp, Instant>,
+}
+
+impl Session {
+    /// Starts the node on `weights` and waits until it listens to the camera.
+    ///
+    /// # Errors
+    /// A node that ends, or does not subscribe within a minute.
+    pub(crate) fn start(weights: &Path, parameters: &[String]) -> Result<Self> {
+        let domain = domain()?;
+        let participant = Participant::new(domain)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, outputs) = unbounded();
+        let mut readers = Vec::new();
+        for (index, (name, type_name, reliable)) in OUTPUTS.into_iter().enumerate() {
+            let qos = Qos { reliable, transient_local: false, samples: 16 };
+            let reader = participant.reader(&topic(name), type_name, qos)?;
+            readers.push(read(index, reader, sender.clone(), Arc::clone(&stop))?);
+        }
+        let qos = Qos { reliable: true, transient_local: false, samples: 2 };
+        let kind = msg::COMPRESSED_IMAGE.type_name;
+        let camera = participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
+        let node = spawn(domain, weights, parameters)?;
+        let mut session = Self { node, camera, outputs, stop, readers, sent: HashMap::new() };
+        session.wait_until_listening()?;
+        Ok(session)
+    }
+
+    fn wait_until_listening(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        while !self.camera.wait_matched(Duration::from_millis(200)) {
+            self.check_node()?;
+            if Instant::now() > deadline {
+                return Err(failed("the node does not subscribe to the camera after a minute"));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error once the node has ended by itself.
+    pub(crate) fn check_node(&mut self) -> Result<()> {
+        match self.node.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(failed(&format!("the node ended by itself: {status}"))),
+            Err(error) => Err(failed(&error.to_string())),
+        }
+    }
+
+    /// Process id of the node.
+    pub(crate) fn node_id(&self) -> u32 {
+        self.node.id()
+    }
+
+    /// Sends a picture as the camera would.
+    pub(crate) fn send(&mut self, picture: &CompressedImage) -> Result<()> {
+        let bytes = msg::encode(picture).map_err(|error| failed(&error.to_string()))?;
+        self.sent.insert(picture.header.stamp, Instant::now());
+        self.camera.write(bytes)?;
+        Ok(())
+    }
+
+    /// The next output, waiting at most until `deadline`.
+    pub(crate) fn receive(&mut self, deadline: Instant) -> Result<Option<Output>> {
+        match self.outputs.recv_deadline(deadline) {
+            Ok(output) => output.map(Some),
+            Err(_) => {
+                self.check_node()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Milliseconds from sending the picture of an output to receiving the output.
+    pub(crate) fn latency_ms(&self, output: &Output) -> Option<f64> {
+        let sent = self.sent.get(&output.stamp)?;
+        Some(output.received.duration_since(*sent).as_secs_f64() * 1e3)
+    }
+
+    /// Ends the node as Ctrl-C does and waits for it.
+    ///
+    /// # Errors
+    /// A node that does not end with status 0.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        interrupt(&self.node)?;
+        let status = self.node.wait().map_err(|error| failed(&error.to_string()))?;
+        if status.success() { Ok(()) } else { Err(failed(&format!("the node ended with {status}"))) }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Ok(None) = self.node.try_wait() {
+            let killed = self.node.kill().and_then(|()| self.node.wait());
+            if let Err(error) = killed {
+                log::warn!("the node is left running: {error}");
+            }
+        }
+        for reader in self.readers.drain(..) {
+            if reader.join().is_err() {
+                log::warn!("a reader thread panicked");
+            }
+        }
+    }
+}
+
+/// `ROS_DOMAIN_ID`, or a domain where no robot is likely to be, so that nothing else is disturbed.
+fn domain() -> Result<u16> {
+    if std::env::var_os("ROS_DOMAIN_ID").is_some() {
+        return ood_segmentation::ros::raw::domain_id();
+    }
+    let spread = u16::try_from(std::process::id() % 32).unwrap_or_default();
+    Ok(70 + spread)
+}
+
+/// Absolute name of a topic of the camera.
+pub(crate) fn topic(name: &str) -> String {
+    format!("/{CAMERA}/{name}")
+}
+
+fn spawn(domain: u16, weights: &Path, parameters: &[String]) -> Result<Child> {
+    let here = std::env::current_exe().map_err(Error::io("ood_seg"))?;
+    let node = here.with_file_name("ood_segmentation_node");
+    let mut command = Command::new(&node);
+    command.env("ROS_DOMAIN_ID", domain.to_string()).args(["--ros-args", "--log-level", "warn"]);
+    let own = [
+        format!("cameras:=[{CAMERA}]"),
+        "transport:=compressed".into(),
+        format!("model.weights:={}", weights.display()),
+    ];
+    for parameter in own.iter().chain(parameters) {
+        command.args(["-p", parameter]);
+    }
+    command.spawn().map_err(Error::io(&node))
+}
+
+/// A thread that hands on everything that arrives on one topic.
+fn read(
+    index: usize,
+    reader: RawReader,
+    sender: Sender<Result<Output>>,
+    stop: Arc<AtomicBool>,
+) -> Result<JoinHandle<()>> {
+    let work = move || {
+        while !stop.load(Ordering::Relaxed) {
+            let output = match reader.next(Duration::from_millis(100)) {
+                Ok(None) => continue,
+                Ok(Some(sample)) => decode(index, &sample),
+                Err(error) => Err(error),
+            };
+            if sender.send(output).is_err() {
+                return; // nobody listens any more
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(format!("read {index}")).spawn(work);
+    thread.map_err(|error| failed(&error.to_string()))
+}
+
+fn decode(topic: usize, sample: &Sample) -> Result<Output> {
+    let bad = |error: msg::CdrError| failed(&format!("{}: {error}", OUTPUTS[topic].0));
+    let (stamp, message) = if topic == STATUS {
+        let status: FrameStatus = msg::decode(&sample.data).map_err(bad)?;
+        (status.header.stamp, Message::Status(status))
+    } else {
+        let picture: CompressedImage = msg::decode(&sample.data).map_err(bad)?;
+        (picture.header.stamp, Message::Picture(picture))
+    };
+    Ok(Output { topic, stamp, received: sample.received, message })
+}
+
+/// A picture as a camera driver sends it, small enough for an untuned host.
+///
+/// # Errors
+/// A picture that stays above 200 kB in the worst quality.
+pub(crate) fn jpeg(image: &Image, rgb: &[u8]) -> Result<CompressedImage> {
+    let (h, w) = (image.height as usize, image.width as usize);
+    for quality in [90, 75, 50, 25] {
+        let data = encode_jpeg(h, w, rgb, quality)?;
+        if data.len() <= MAX_JPEG {
+            let format = "rgb8; jpeg compressed bgr8".into();
+            return Ok(CompressedImage { header: image.header.clone(), format, data });
+        }
+    }
+    Err(failed(&format!("a {w}x{h} picture does not fit {MAX_JPEG} bytes as JPEG")))
+}
+
+fn interrupt(node: &Child) -> Result<()> {
+    let kill = Command::new("kill").args(["-INT", &node.id().to_string()]).status();
+    let status = kill.map_err(|error| failed(&error.to_string()))?;
+    if status.success() { Ok(()) } else { Err(failed("the node cannot be interrupted")) }
+}
+
+/// A failure of the session.
+pub(crate) fn failed(problem: &str) -> Error {
+    Error::Ros { what: "playing a camera to the node".into(), problem: problem.to_owned() }
+}
