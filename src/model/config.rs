@@ -177,17 +177,75 @@ impl BackboneConfig {
         }
     }
 
+    /// A lower bound, within a few per cent, on the number of float32 values of its weights.
+    pub fn num_weights(&self) -> i64 {
+        let (d, hidden) = (self.embed_dim, self.ffn_hidden());
+        let ffn = match self.ffn {
+            Ffn::Mlp => 2 * d * hidden,
+            Ffn::Swiglu => 3 * d * hidden,
+        };
+        self.depth * (4 * d * d + ffn) + d * (self.pos_grid * self.pos_grid)
+    }
+
+    /// Checks every relation between the numbers.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the key.
+    pub fn validate(&self) -> Result<()> {
+        require(sized(self.embed_dim, 8192), "backbone.embed_dim", &self.embed_dim, "1 to 8192")?;
+        require(sized(self.depth, 128), "backbone.depth", &self.depth, "1 to 128")?;
+        require(
+            sized(self.num_heads, self.embed_dim) && self.embed_dim % self.num_heads == 0,
+            "backbone.num_heads",
+            &self.num_heads,
+            "a divisor of embed_dim",
+        )?;
+        require(sized(self.patch_size, 64), "backbone.patch_size", &self.patch_size, "1 to 64")?;
+        let registers = self.num_register_tokens;
+        require(
+            (0..=64).contains(&registers),
+            "backbone.num_register_tokens",
+            &registers,
+            "0 to 64",
+        )?;
+        require(sized(self.pos_grid, 256), "backbone.pos_grid", &self.pos_grid, "1 to 256")?;
+        let rising =
+            self.taps[0] >= 0 && self.taps[3] < self.depth && self.taps.is_sorted_by(|a, c| a < c);
+        require(rising, "backbone.taps", &self.taps, "four rising block indices below depth")
+    }
+
+    /// The published name of these numbers, whatever the taps, or `custom`.
+    pub fn architecture(&self) -> String {
+        let sizes = ["vits14", "vitb14", "vitl14", "vitg14"];
+        let names = sizes.iter().flat_map(|size| [size.to_string(), format!("{size}_reg")]);
+        let mut names = names.chain(["tiny".into()]).filter(|name| {
+            Self::named(name).is_some_and(|named| Self { taps: self.taps, ..named } == *self)
+        });
+        names.next().unwrap_or("custom".into())
+    }
+
+    /// The published choice of taps for 12 blocks, and for the other depths a suggestion of ours.
+    pub fn usual_taps(depth: i64) -> Option<[i64; 4]> {
+        match depth {
+            4 => Some([0, 1, 2, 3]),
+            12 => Some([1, 4, 8, 11]),
+            // The same shares of the depth.
+            24 => Some([3, 9, 17, 23]),
+            40 => Some([6, 16, 29, 39]),
+            _ => None,
+        }
+    }
+
     /// A published size by name, `vits14` to `vitg14` with or without `_reg`, or `tiny`.
     fn named(arch: &str) -> Option<Self> {
         let size = arch.strip_suffix("_reg").unwrap_or(arch);
         let registers = arch != size || size == "tiny";
-        let (embed_dim, depth, num_heads, taps) = match size {
-            "vits14" => (384, 12, 6, [1, 4, 8, 11]),
-            "vitb14" => (768, 12, 12, [1, 4, 8, 11]),
-            // No choice is published for the two deeper ones: the same shares of the depth.
-            "vitl14" => (1024, 24, 16, [3, 9, 17, 23]),
-            "vitg14" => (1536, 40, 24, [6, 16, 29, 39]),
-            "tiny" => (96, 4, 3, [0, 1, 2, 3]),
+        let (embed_dim, depth, num_heads) = match size {
+            "vits14" => (384, 12, 6),
+            "vitb14" => (768, 12, 12),
+            "vitl14" => (1024, 24, 16),
+            "vitg14" => (1536, 40, 24),
+            "tiny" => (96, 4, 3),
             _ => return None,
         };
         Some(Self {
@@ -199,7 +257,7 @@ impl BackboneConfig {
             pos_grid: if size == "tiny" { 10 } else { 37 },
             pos_embed: if registers { PosEmbed::Antialias } else { PosEmbed::Offset },
             ffn: if size == "vitg14" { Ffn::Swiglu } else { Ffn::Mlp },
-            taps,
+            taps: Self::usual_taps(depth)?,
         })
     }
 }
@@ -255,41 +313,29 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// A lower bound, within a few per cent, on the number of float32 values of these weights: a file
+    /// with fewer cannot be theirs, whatever it claims, and no memory is taken for it.
+    pub fn num_weights(&self) -> i64 {
+        let (d, c) = (self.backbone.embed_dim, self.decoder.channels);
+        let up = 3 * 4 * d * d;
+        let convs = (4 * d + c) * c + 11 * 9 * c * c;
+        let uem = self.uem.map_or(0, |uem| uem.hidden * (d + uem.hidden + uem.channels));
+        self.backbone.num_weights() + up + convs + self.decoder.mlp_hidden * (d + c) + uem
+    }
+
     /// Checks every relation between the numbers, so that no tensor is made of a shape that cannot work.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the key.
     pub fn validate(&self) -> Result<()> {
         let b = &self.backbone;
-        let require = |holds: bool, key: &str, value: &dyn std::fmt::Debug, allowed: &str| {
-            if holds { Ok(()) } else { Err(Error::setting(key, &format!("{value:?}"), allowed)) }
-        };
-        let sized = |n: i64, max: i64| (1..=max).contains(&n);
         require(
             self.format == Self::FORMAT,
             "format",
             &self.format,
             "1, the layout this program reads",
         )?;
-        require(sized(b.embed_dim, 8192), "backbone.embed_dim", &b.embed_dim, "1 to 8192")?;
-        require(sized(b.depth, 128), "backbone.depth", &b.depth, "1 to 128")?;
-        require(
-            sized(b.num_heads, b.embed_dim) && b.embed_dim % b.num_heads == 0,
-            "backbone.num_heads",
-            &b.num_heads,
-            "a divisor of embed_dim",
-        )?;
-        require(sized(b.patch_size, 64), "backbone.patch_size", &b.patch_size, "1 to 64")?;
-        let registers = b.num_register_tokens;
-        require(
-            (0..=64).contains(&registers),
-            "backbone.num_register_tokens",
-            &registers,
-            "0 to 64",
-        )?;
-        require(sized(b.pos_grid, 256), "backbone.pos_grid", &b.pos_grid, "1 to 256")?;
-        let rising = b.taps[0] >= 0 && b.taps[3] < b.depth && b.taps.is_sorted_by(|a, c| a < c);
-        require(rising, "backbone.taps", &b.taps, "four rising block indices below depth")?;
+        self.backbone.validate()?;
         require(
             sized(self.decoder.channels, 4096),
             "decoder.channels",
@@ -319,4 +365,12 @@ impl ModelConfig {
             format!("[height, width] px, multiples of {} and at least two patches", b.patch_size);
         require(self.window.iter().all(|&n| side(n)), "window", &self.window, &allowed)
     }
+}
+
+fn require(holds: bool, key: &str, value: &dyn std::fmt::Debug, allowed: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::setting(key, &format!("{value:?}"), allowed)) }
+}
+
+fn sized(n: i64, max: i64) -> bool {
+    (1..=max).contains(&n)
 }

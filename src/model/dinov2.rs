@@ -167,7 +167,7 @@ pub struct DinoV2 {
 }
 
 impl DinoV2 {
-    pub(super) fn new(vs: &nn::Path<'_>, cfg: &BackboneConfig) -> Self {
+    pub(crate) fn new(vs: &nn::Path<'_>, cfg: &BackboneConfig) -> Self {
         let (d, p, grid) = (cfg.embed_dim, cfg.patch_size, cfg.pos_grid);
         let normal = nn::Init::Randn { mean: 0.0, stdev: 0.02 };
         let registers = cfg.num_register_tokens;

@@ -22,6 +22,12 @@ fn resize(x: &Tensor, size: &[i64], align_corners: bool) -> Tensor {
     x.upsample_bilinear2d(size, align_corners, None, None)
 }
 
+/// With a scale of 1 at the start, as PyTorch; tch draws it from (0, 1).
+fn batch_norm(vs: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
+    let config = nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() };
+    nn::batch_norm2d(vs, channels, config)
+}
+
 /// 3x3 convolution without bias, BatchNorm, ReLU; the unit of `heads`.
 #[derive(Debug)]
 struct ConvBn {
@@ -32,10 +38,15 @@ struct ConvBn {
 impl ConvBn {
     /// `at` is the index of the convolution in upstream's sequence, its norm follows.
     fn new(vs: &nn::Path<'_>, at: i64, channels: i64) -> Self {
-        let config = nn::ConvConfig { padding: 1, bias: false, ..Default::default() };
+        let config = nn::ConvConfig {
+            padding: 1,
+            bias: false,
+            ws_init: super::WEIGHT,
+            ..Default::default()
+        };
         Self {
             conv: nn::conv2d(vs / at, channels, channels, 3, config),
-            bn: nn::batch_norm2d(vs / (at + 1), channels, nn::BatchNormConfig::default()),
+            bn: batch_norm(vs / (at + 1), channels),
         }
     }
 
@@ -60,25 +71,24 @@ pub struct Fpn {
 impl Fpn {
     pub(super) fn new(vs: &nn::Path<'_>, backbone: &BackboneConfig, cfg: &DecoderConfig) -> Self {
         let (d, e) = (backbone.embed_dim, cfg.channels);
-        let linear = |at: i64, from, to| {
-            nn::linear(vs / "dino_mlp" / "_layers" / at, from, to, nn::LinearConfig::default())
-        };
+        let linear = |at: i64, from, to| super::linear(vs / "dino_mlp" / "_layers" / at, from, to);
         let norm = |path| nn::group_norm(path, 1, d, nn::GroupNormConfig::default());
-        let double = nn::ConvTransposeConfig { stride: 2, ..Default::default() };
+        let double = nn::ConvTransposeConfig {
+            stride: 2,
+            ws_init: super::WEIGHT,
+            bs_init: super::bias(4 * d),
+            ..Default::default()
+        };
         let up = |path| nn::conv_transpose2d(path, d, d, 2, double);
         let conv = |name: &str, i: usize, from, k: i64| {
-            let config = nn::ConvConfig { padding: k / 2, ..Default::default() };
+            let (ws_init, bs_init) = (super::WEIGHT, super::bias(from * k * k));
+            let config = nn::ConvConfig { padding: k / 2, ws_init, bs_init, ..Default::default() };
             nn::conv2d(vs / name / i, from, e, k, config)
         };
         let fpn1 = vs / "fpn1";
         Self {
             dino_mlp: [linear(0, d, cfg.mlp_hidden), linear(2, cfg.mlp_hidden, e)],
-            fpn1: (
-                norm(&fpn1 / 0),
-                up(&fpn1 / 1),
-                nn::batch_norm2d(&fpn1 / 2, d, nn::BatchNormConfig::default()),
-                up(&fpn1 / 4),
-            ),
+            fpn1: (norm(&fpn1 / 0), up(&fpn1 / 1), batch_norm(&fpn1 / 2, d), up(&fpn1 / 4)),
             fpn2: (norm(vs / "fpn2" / 0), up(vs / "fpn2" / 1)),
             fpn3: norm(vs / "fpn3"),
             fpn4: norm(vs / "fpn4" / 0),

@@ -25,8 +25,7 @@ impl Head {
     pub fn new(vs: &nn::Path<'_>, channels: i64, cfg: HeadConfig) -> Self {
         match cfg {
             HeadConfig::Linear { num_classes } => {
-                let config = nn::LinearConfig::default();
-                Self::Linear(nn::linear(vs / "_head", channels, num_classes, config))
+                Self::Linear(super::linear(vs / "_head", channels, num_classes))
             }
             HeadConfig::Gmm { num_classes, num_components } => {
                 Self::Gmm(Gmm::new(vs, channels, num_classes, num_components))

@@ -19,9 +19,8 @@ pub struct Uem {
 
 impl Uem {
     pub(super) fn new(vs: &nn::Path<'_>, embed_dim: i64, cfg: &UemConfig) -> Self {
-        let linear = |at: i64, from, to| {
-            nn::linear(vs / "ood_projector" / "_layers" / at, from, to, nn::LinearConfig::default())
-        };
+        let linear =
+            |at: i64, from, to| super::linear(vs / "ood_projector" / "_layers" / at, from, to);
         Self {
             layers: [
                 linear(0, embed_dim, cfg.hidden),

@@ -34,7 +34,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("classes   {}", config.classes.0.len());
     println!("window    {h}x{w} px, first pass {:.2} s", start.elapsed().as_secs_f64());
     for file in &config.source.from {
-        println!("made by   {} from {} {}", config.source.tool, file.name, file.sha256);
+        let digest = if file.sha256.is_empty() { "" } else { " sha256 " };
+        println!("made by   {} from {}{digest}{}", config.source.tool, file.name, file.sha256);
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod check;
+mod convert;
+mod init;
+mod model;
 mod replay;
 mod synth;
 
@@ -19,6 +23,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a network with random weights
+    Init(init::Args),
+    /// Turn published weights into safetensors with a sidecar
+    Convert(convert::Args),
+    /// Load weights strictly and run one window
+    Check(check::Args),
     /// Play a rosbag2 bag onto DDS with its recorded timing
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
@@ -27,6 +37,9 @@ enum Command {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
     }

@@ -1,11 +1,9 @@
-//! `ood_seg init`, `ood_seg convert`, and the arguments by which every command opens a model.
+//! The arguments by which every command opens a model.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use ood_segmentation::model::{Model, Precision, device};
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
-use ood_segmentation::window::Plan;
 use ood_segmentation::{Result, checkpoint};
 
 /// Which model, where and how.
