@@ -17,7 +17,7 @@ const COOL_WARM: [[f32; 3]; 5] = [
     [180.0, 4.0, 38.0],
 ];
 /// Background and text of a panel.
-const PAPER: [u8; 3] = [28, 30, 34];
+pub(crate) const PAPER: [u8; 3] = [28, 30, 34];
 const INK: [u8; 3] = [235, 235, 235];
 
 /// The table's colour for each train id of `classes`; ids without a row, such as 255, are black.
@@ -117,7 +117,12 @@ fn is_outline(mask: &[u8], width: usize, i: usize, line: usize) -> bool {
 }
 
 /// Writes `text` into the strip that begins at the start of `rgb`, 2 dots from its left and top.
-fn draw_text(rgb: &mut [u8], width: usize, dot: usize, text: impl Iterator<Item = char>) {
+pub(crate) fn draw_text(
+    rgb: &mut [u8],
+    width: usize,
+    dot: usize,
+    text: impl Iterator<Item = char>,
+) {
     for (n, character) in text.enumerate() {
         let glyph = CHARACTERS.find(character).map_or(0, |at| GLYPHS[at]);
         for bit in (0..35).filter(|bit| glyph >> (34 - bit) & 1 == 1) {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Pair, entries, name};
+use super::pair::{Pair, entries, name};
 use crate::{Error, Result};
 
 const PICTURE: &str = "_leftImg8bit.png";

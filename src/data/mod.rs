@@ -1,112 +1,69 @@
 //! Data sets in their published layouts, and the drawn road world.
 
-pub mod cityscapes;
-pub mod synth;
-
-use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// Label of pixels that no loss and no metric counts.
+pub mod cityscapes;
+pub mod ood_sets;
+pub mod pair;
+pub mod synth;
+
+pub use pair::{Pair, Sample};
+
+/// Label of pixels that no metric and no loss counts.
 pub const IGNORE: u8 = 255;
-/// Label of pasted outliers in training.
+
+/// Label of pasted outliers in training, and of unknown obstacles in the drawn world.
 pub const OOD: u8 = 254;
 
-/// A picture and its labels, one file each.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pair {
-    /// The picture, any format the `image` crate reads here: JPEG, PNG, WebP.
-    pub image: PathBuf,
-    /// The labels, 8-bit, one value per pixel.
-    pub labels: PathBuf,
+/// A machine's share of a set: of `count` shards the one numbered `index`, from 0.
+///
+/// Frames go round in turn, so the shards are disjoint, complete, and even along a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one.
+    pub index: usize,
+    /// Of how many.
+    pub count: usize,
 }
 
-/// A picture with a label per pixel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-    /// Red, green, blue, row by row: `height * width * 3` bytes.
-    pub rgb: Vec<u8>,
-    /// `height * width` labels: train ids, [`OOD`], [`IGNORE`].
-    pub labels: Vec<u8>,
+impl Shard {
+    /// Everything.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Whether the frame at this place of the set belongs to it.
+    pub fn holds(self, place: usize) -> bool {
+        place % self.count == self.index
+    }
 }
 
-impl Pair {
-    /// Reads both files. Labels of several channels count by their first, as upstream reads them.
-    ///
-    /// # Errors
-    /// A file that cannot be decoded, or two sizes that differ.
-    pub fn read(&self) -> Result<Sample> {
-        let picture = decode(&self.image)?.into_rgb8();
-        let labels = decode(&self.labels)?;
-        let labels = match labels {
-            ::image::DynamicImage::ImageLuma8(plane) => plane,
-            ::image::DynamicImage::ImageRgb8(_) | ::image::DynamicImage::ImageRgba8(_) => {
-                let rgb = labels.into_rgb8();
-                let first = rgb.pixels().map(|pixel| pixel.0[0]).collect();
-                let plane = ::image::GrayImage::from_raw(rgb.width(), rgb.height(), first);
-                plane.unwrap_or_default()
-            }
-            other => {
-                let problem =
-                    format!("labels of type {:?}, expected 8 bits per pixel", other.color());
-                return Err(Error::bad_file(&self.labels, problem));
-            }
-        };
-        if picture.dimensions() != labels.dimensions() {
-            let ((w, h), (lw, lh)) = (picture.dimensions(), labels.dimensions());
-            let problem = format!(
-                "labels are {lh}x{lw} px (height x width), their picture {} is {h}x{w}",
-                self.image.display()
-            );
-            return Err(Error::bad_file(&self.labels, problem));
+impl FromStr for Shard {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.split_once('/').and_then(|(index, count)| {
+            Some(Self { index: index.parse().ok()?, count: count.parse().ok()? })
+        });
+        let valid = parsed.filter(|shard| shard.index < shard.count);
+        valid
+            .ok_or_else(|| Error::setting("shard", text, "i/n with i from 0 to n - 1, such as 0/4"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_disjoint_and_complete() {
+        let shards: Vec<Shard> =
+            ["0/3", "1/3", "2/3"].into_iter().map(|text| text.parse().unwrap()).collect();
+        for place in 0..10 {
+            assert_eq!(shards.iter().filter(|shard| shard.holds(place)).count(), 1);
         }
-        Ok(Sample {
-            height: picture.height() as usize,
-            width: picture.width() as usize,
-            rgb: picture.into_raw(),
-            labels: labels.into_raw(),
-        })
+        for text in ["3/3", "0/0", "-1/2", "1", "a/b", ""] {
+            assert!(text.parse::<Shard>().unwrap_err().to_string().contains("0/4"), "{text}");
+        }
     }
-}
-
-impl Sample {
-    /// Checks that every label is a train id below `classes`, or one of `others`.
-    ///
-    /// # Errors
-    /// The first label outside, with the file it came from.
-    pub fn check_labels(&self, classes: usize, others: &[u8], path: &Path) -> Result<()> {
-        let fits = |label: u8| usize::from(label) < classes || others.contains(&label);
-        let Some(at) = self.labels.iter().position(|&label| !fits(label)) else { return Ok(()) };
-        let (row, column, label) = (at / self.width, at % self.width, self.labels[at]);
-        let problem = format!(
-            "label {label} at row {row}, column {column}; expected a train id of 0 to {} or one of {others:?}",
-            classes - 1
-        );
-        Err(Error::bad_file(path, problem))
-    }
-}
-
-fn decode(path: &Path) -> Result<::image::DynamicImage> {
-    let reader = ::image::ImageReader::open(path).map_err(Error::io(path))?;
-    let reader = reader.with_guessed_format().map_err(Error::io(path))?;
-    reader.decode().map_err(|error| Error::bad_file(path, error.to_string()))
-}
-
-/// Files and folders directly in `folder`, by name.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        found.push(entry.map_err(Error::io(folder))?.path());
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The file's name, lossily; empty for a path that has none.
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

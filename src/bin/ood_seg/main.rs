@@ -3,6 +3,8 @@
 
 mod check;
 mod convert;
+mod dataset;
+mod evaluate;
 mod init;
 mod model;
 mod replay;
@@ -33,6 +35,10 @@ enum Command {
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
     Synth(synth::Args),
+    /// Look at an evaluation set: what it holds and what it lacks
+    Dataset(dataset::Args),
+    /// Measure what the scores are worth on a labelled set
+    Evaluate(evaluate::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -42,6 +48,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Dataset(args) => dataset::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
     }
 }
 
