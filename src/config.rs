@@ -132,6 +132,16 @@ pub enum HeadKind {
     Gmm,
 }
 
+impl HeadKind {
+    /// The letter of the published variant names.
+    pub fn variant(self) -> &'static str {
+        match self {
+            Self::Linear => "d",
+            Self::Gmm => "g",
+        }
+    }
+}
+
 /// The network of stage 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,7 +150,7 @@ pub struct SegmentorConfig {
     pub architecture: String,
     /// The inlier head.
     pub head: HeadKind,
-    /// A safetensors file with the backbone's tensors, bare as published or inside a whole model.
+    /// Weights of the backbone with their sidecar beside them, from `ood_seg convert`.
     pub backbone: PathBuf,
 }
 

@@ -10,7 +10,7 @@ mod convert;
 mod pickle;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -267,20 +267,44 @@ fn write<S: Serialize>(
         let allowed = "a name that ends in .safetensors; the sidecar stands beside it";
         return Err(Error::setting("out", &path.display(), allowed));
     }
+    for (name, tensor) in tensors {
+        plausible(path, name, tensor)?;
+    }
+    let sha256 = write_tensors(path, tensors, None)?;
+    let text = serde_yaml::to_string(&describe(sha256));
+    let beside = path.with_extension("yaml");
+    let written = text.map_err(|source| Error::Yaml { path: beside.clone(), source });
+    written
+        .and_then(|text| file::write(&beside, |file| file.write_all(text.as_bytes())))
+        .inspect_err(|_| {
+            if let Err(left) = fs::remove_file(path) {
+                log::warn!("{} stays without its sidecar: {left}", path.display());
+            }
+        })
+}
+
+/// Writes float32 tensors in the order of their names as safetensors; the file's SHA-256.
+///
+/// # Errors
+/// A tensor of another type, a file that cannot be written.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<String> {
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         if tensor.kind() != Kind::Float {
             return Err(mismatch(path, name, format!("{:?}", tensor.kind()), "F32 in a file"));
         }
-        plausible(path, name, tensor)?;
         let start = end;
         end += 4 * tensor.numel();
         let shape = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
         let info = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) };
         infos.push((name.clone(), info));
     }
-    let header = Metadata::new(None, infos).map_err(io::Error::other);
+    let header = Metadata::new(metadata, infos).map_err(io::Error::other);
     let header = header.and_then(|header| Ok(serde_json::to_vec(&header)?));
     let mut header = header.map_err(Error::io(path))?;
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -301,19 +325,10 @@ fn write<S: Serialize>(
         }
         Ok(())
     })?;
-    let text = serde_yaml::to_string(&describe(hex(sha256.finalize().as_slice())));
-    let beside = path.with_extension("yaml");
-    let written = text.map_err(|source| Error::Yaml { path: beside.clone(), source });
-    written
-        .and_then(|text| file::write(&beside, |file| file.write_all(text.as_bytes())))
-        .inspect_err(|_| {
-            if let Err(left) = fs::remove_file(path) {
-                log::warn!("{} stays without its sidecar: {left}", path.display());
-            }
-        })
+    Ok(hex(sha256.finalize().as_slice()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use crate::{Error, Result};
 
 pub mod cityscapes;
+pub mod coco;
 pub mod ood_sets;
 pub mod pair;
 pub mod synth;

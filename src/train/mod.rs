@@ -7,18 +7,26 @@
 
 pub mod augment;
 pub mod gmm;
+pub mod loader;
+pub mod log;
 pub mod loss;
 pub mod mix;
 pub mod optimizer;
+pub mod run;
 pub mod schedule;
 pub mod segmentor;
+pub mod state;
 pub mod uem;
 
 use std::collections::BTreeMap;
 
-use tch::Tensor;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
 
+use crate::config::RunConfig;
+use crate::data::{IGNORE, Pair, Sample};
 use crate::model::Model;
+use crate::model::config::HeadConfig;
 use crate::model::head::Head;
 use crate::{Error, Result};
 use gmm::{EmState, Labelled};
@@ -87,4 +95,53 @@ fn learn(
     }
     optimizer.step(lr);
     Ok(value)
+}
+
+/// The settings that decide a run's numbers, as YAML: all but where and how often it writes.
+fn settings(config: &impl Serialize, run: &RunConfig) -> Result<String> {
+    let yaml = |source| Error::Yaml { path: run.out.clone(), source };
+    let mut all = serde_json::to_value(config).unwrap_or_default();
+    all["run"] = serde_json::json!({ "seed": run.seed, "batch_size": run.batch_size });
+    serde_yaml::to_string(&all).map_err(yaml)
+}
+
+/// At most `most` of the pairs, evenly; 0 takes all.
+fn thinned(pairs: Vec<Pair>, most: usize) -> Vec<Pair> {
+    let (count, most) = (pairs.len(), if most == 0 { pairs.len() } else { most });
+    let kept = |i: &usize| (i + 1) * most / count > i * most / count;
+    pairs
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| most >= count || kept(i))
+        .map(|(_, p)| p)
+        .collect()
+}
+
+/// Height and width of the network's window, px.
+fn window_px(model: &Model) -> [usize; 2] {
+    model.config().window.map(|side| usize::try_from(side).unwrap_or(0))
+}
+
+/// The picture of a sample as `(3, h, w)` uint8.
+fn picture(sample: &Sample, device: Device) -> Tensor {
+    let [h, w] = [sample.height, sample.width].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let rgb = Tensor::from_data_size(&sample.rgb, &[h, w, 3], Kind::Uint8);
+    rgb.to_device(device).permute([2, 0, 1]).contiguous()
+}
+
+/// Refuses a G head with so many Gaussians that a slot's number would read as [`IGNORE`].
+fn check_slots(head: HeadConfig) -> Result<()> {
+    let HeadConfig::Gmm { num_classes, num_components } = head else { return Ok(()) };
+    let slots = num_classes * num_components;
+    if slots <= i64::from(IGNORE) {
+        return Ok(());
+    }
+    let allowed = format!("at most {IGNORE} classes times components in training");
+    Err(Error::setting("num_components", &slots, allowed))
+}
+
+/// A tensor that cannot be read back.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn torch(error: tch::TchError) -> Error {
+    Error::Torch { what: "reading a result", problem: error.to_string() }
 }

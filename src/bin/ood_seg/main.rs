@@ -7,8 +7,10 @@ mod dataset;
 mod evaluate;
 mod init;
 mod model;
+mod prepare_coco;
 mod replay;
 mod synth;
+mod train;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,12 @@ enum Command {
     Dataset(dataset::Args),
     /// Measure what the scores are worth on a labelled set
     Evaluate(evaluate::Args),
+    /// Train decoder and inlier head on a frozen backbone (stage 1)
+    TrainSegmentor(train::Args),
+    /// Train the UEM on a frozen segmentor (stage 2)
+    TrainUem(train::Args),
+    /// Make the masks of outliers that stage 2 pastes from
+    PrepareCoco(prepare_coco::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -50,6 +58,9 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Synth(args) => synth::run(args),
         Command::Dataset(args) => dataset::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::TrainSegmentor(args) => train::segmentor(args),
+        Command::TrainUem(args) => train::uem(args),
+        Command::PrepareCoco(args) => prepare_coco::run(args),
     }
 }
 
