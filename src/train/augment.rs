@@ -162,9 +162,8 @@ fn jitter(rgb: &mut [u8], rng: &mut impl Rng) {
 }
 
 /// Nearest byte of a value that is one already, or clipped.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
 fn byte(value: i32) -> u8 {
-    value.clamp(0, 255) as u8
+    u8::try_from(value.clamp(0, 255)).unwrap_or(0)
 }
 
 /// A byte of a float, rounded as OpenCV does.
@@ -200,6 +199,7 @@ fn adjust_contrast(rgb: &mut [u8], factor: f64) {
 }
 
 /// Moves values away from, or towards, their pixel's grey.
+#[expect(clippy::cast_possible_truncation, reason = "factors near 1")]
 fn adjust_saturation(rgb: &mut [u8], factor: f64) {
     let (factor, rest) = (factor as f32, (1.0 - factor) as f32);
     for pixel in rgb.chunks_exact_mut(3) {

@@ -87,7 +87,7 @@ fn assign(log_density: &Tensor, logits: &Tensor, labels: &Tensor) -> (Tensor, Te
         let rows = labels.eq(class).nonzero().squeeze_dim(1);
         let density = log_density.select(1, class).index_select(0, &rows);
         let component = sinkhorn(&density).argmax(1, false);
-        let _ = targets.index_copy_(0, &rows, &(component + class * m));
+        targets = targets.index_copy(0, &rows, &(component + class * m));
     }
     (targets, logits.argmax(1, false).eq_tensor(labels))
 }
@@ -154,8 +154,9 @@ impl EmState {
         let device = features.device();
         let rows = rows.index_select(0, &Tensor::from_slice(&kept).to_device(device));
         let columns = Tensor::from_slice(&columns).to_device(device);
-        let _ =
-            self.queue.get(slot).index_copy_(1, &columns, &features.index_select(0, &rows).tr());
+        let ring =
+            self.queue.get(slot).index_copy(1, &columns, &features.index_select(0, &rows).tr());
+        self.queue.get(slot).copy_(&ring);
     }
 
     /// Moves one class's means towards the direction of its memory and replaces its deviations.

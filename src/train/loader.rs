@@ -74,7 +74,7 @@ impl Source {
         let count = self.streets.len() as u64;
         // Streams with the highest bit shuffle epochs, the others belong to one sample each.
         let mut order: Vec<usize> = (0..self.streets.len()).collect();
-        order.shuffle(&mut stream(self.seed, index / count | 1 << 63));
+        order.shuffle(&mut stream(self.seed, (index / count) | (1 << 63)));
         let place = usize::try_from(index % count).unwrap_or(0);
         let mut rng = stream(self.seed, index);
         let mut street = self.read(&self.streets[order[place]])?;
@@ -98,7 +98,7 @@ impl Source {
     /// As [`Source::batch`].
     pub fn with_outlier(&self, pair: &Pair, index: u64, objects: &[Pair]) -> Result<Sample> {
         let mut street = self.read(pair)?;
-        paste_one(&mut street, objects, &mut stream(self.seed, index | 1 << 62))?;
+        paste_one(&mut street, objects, &mut stream(self.seed, index | (1 << 62)))?;
         Ok(street)
     }
 }

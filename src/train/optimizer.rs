@@ -53,12 +53,12 @@ impl AdamW {
                 if !grad.defined() {
                     continue;
                 }
-                let _ = variable.g_mul_scalar_(1.0 - lr * self.cfg.weight_decay);
-                let _ = first.lerp_(&grad, 1.0 - beta1);
-                let _ = second.g_mul_scalar_(beta2);
-                let _ = second.g_add_(&(grad.square() * (1.0 - beta2)));
+                *variable *= 1.0 - lr * self.cfg.weight_decay;
+                first.copy_(&first.lerp(&grad, 1.0 - beta1));
+                *second *= beta2;
+                *second += grad.square() * (1.0 - beta2);
                 let denominator = second.sqrt() / bias2.sqrt() + self.cfg.eps;
-                let _ = variable.g_sub_(&(&*first / denominator * (lr / bias1)));
+                *variable -= &*first / denominator * (lr / bias1);
             }
         });
     }

@@ -126,7 +126,7 @@ impl Stage for SegmentorStage {
         let (logits, labelled) = head_forward(&model.head, &map, labels, em.as_ref());
         let mut loss = cross_entropy(&raise(&logits, labels), labels);
         if let Some(labelled) = &labelled {
-            loss = loss + labelled.contrast_loss() * *contrast_weight;
+            loss += labelled.contrast_loss() * *contrast_weight;
         }
         let em = em.as_mut().zip(labelled.as_ref());
         learn(&loss, optimizer, em.map(|(em, labelled)| (em, &model.head, labelled)), lr)

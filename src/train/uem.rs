@@ -199,7 +199,7 @@ impl Stage for UemStage {
         let (outlier, labelled) = head_forward(&uem.head, &map, &targets, em.as_ref());
         let mut loss = llr_loss(&raise(&outlier, labels), &logits, &targets, options.alpha);
         if let Some(labelled) = &labelled {
-            loss = loss + labelled.contrast_loss() * *contrast_weight;
+            loss += labelled.contrast_loss() * *contrast_weight;
         }
         let em = em.as_mut().zip(labelled.as_ref());
         learn(&loss, optimizer, em.map(|(em, labelled)| (em, &uem.head, labelled)), lr)
