@@ -387,3 +387,52 @@ fn require(holds: bool, key: &str, value: &impl ToString, allowed: &str) -> Resu
 fn share(key: &str, value: f64) -> Result<()> {
     require((0.0..=1.0).contains(&value), key, &value, "0 to 1")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+    }
+
+    /// Every `section.key` of a YAML text.
+    fn keys(text: &str) -> BTreeSet<String> {
+        let value: serde_json::Value = serde_yaml::from_str(text).unwrap();
+        let sections = value.as_object().unwrap().iter();
+        let inside = |(section, keys): (&String, &serde_json::Value)| {
+            let keys = keys.as_object().unwrap().keys();
+            keys.map(|key| format!("{section}.{key}")).collect::<Vec<_>>()
+        };
+        sections.flat_map(inside).collect()
+    }
+
+    #[test]
+    fn the_shipped_training_files_have_every_key_and_no_other() {
+        let (stage_1, stage_2) = (shipped("train_segmentor.yaml"), shipped("train_uem.yaml"));
+        let written =
+            serde_yaml::to_string(&TrainSegmentorConfig::load(&stage_1).unwrap()).unwrap();
+        assert_eq!(keys(&written), keys(&std::fs::read_to_string(stage_1).unwrap()));
+        let written = serde_yaml::to_string(&TrainUemConfig::load(&stage_2).unwrap()).unwrap();
+        assert_eq!(keys(&written), keys(&std::fs::read_to_string(stage_2).unwrap()));
+    }
+
+    #[test]
+    fn a_misspelt_key_and_a_value_out_of_range_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.yaml");
+        let shipped = std::fs::read_to_string(shipped("train_uem.yaml")).unwrap();
+        for (from, to, named) in [
+            ("batch_size: 4", "batchsize: 4", "batchsize"),
+            ("probability: 0.2", "probability: 1.2", "outliers.probability"),
+            ("warmup_steps: 1500", "warmup_steps: 4001", "schedule.warmup_steps"),
+            ("max_sample_size: 20", "max_sample_size: 8001", "em.max_sample_size"),
+            ("alpha: 0.0", "alpha: -1", "loss.alpha"),
+        ] {
+            assert!(shipped.contains(from), "{from}");
+            std::fs::write(&path, shipped.replace(from, to)).unwrap();
+            let error = TrainUemConfig::load(&path).unwrap_err().chain();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
