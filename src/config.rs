@@ -1,11 +1,17 @@
 //! YAML files as structs: load and validate, nothing else.
 
+mod node;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
+
+pub use node::{
+    MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig, Override, Reliability, Transport,
+};
 
 /// The class table: one row per inlier class, in the order of the logits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,6 +31,22 @@ pub struct Image {
     pub data: Vec<u8>,
 }
 
+impl Image {
+    /// An image of `(height, width)` pixels without row padding.
+    pub fn packed(header: Header, size: (usize, usize), encoding: &str, data: Vec<u8>) -> Self {
+        let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            header,
+            height: side(size.0),
+            width: side(size.1),
+            encoding: encoding.to_owned(),
+            is_bigendian: 0,
+            step: side(data.len() / size.0.max(1)),
+            data,
+        }
+    }
+}
+
 /// What a camera may send and a decoder may allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

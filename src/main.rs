@@ -1,1 +1,166 @@
-fn main() {}
+//! The node: arguments -> parameters -> model -> loop -> exit code.
+
+use std::process::ExitCode;
+use std::{env, panic, process, thread};
+
+use log::LevelFilter;
+use ood_segmentation::config::NodeConfig;
+use ood_segmentation::image::Limits;
+use ood_segmentation::model::{Precision, Score, device};
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::ros::{Network, Node, RosArgs};
+use ood_segmentation::window::Plan;
+use ood_segmentation::{Error, checkpoint};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+const NODE_NAME: &str = "ood_segmentation";
+
+const USAGE: &str = "\
+ood_segmentation_node: camera images in, semantic classes and out-of-distribution masks out
+
+usage: ood_segmentation_node [--help] [--version] [--ros-args ROS_ARGUMENTS]
+
+  -p model.weights:=FILE     weights, a .safetensors file with its .yaml beside it (needed)
+  -p NAME:=VALUE             any parameter of config/ood_segmentation.param.yaml
+  --params-file FILE         a ROS parameter file; of several the later one wins
+  -r FROM:=TO                remap a topic, __ns or __node
+  --log-level LEVEL          debug, info, warn, error
+
+exit codes: 0 ended by SIGINT or SIGTERM, 65 bad weights, 66 no weights, 69 no such device,
+70 internal error, 71 the GPU failed, 75 DDS cannot start, 78 arguments, parameters or environment";
+
+/// An error and the exit code (sysexits.h) that belongs to where it happened.
+struct Failure(u8, Error);
+
+/// For `map_err`: the exit code of this step.
+fn exit(code: u8) -> impl Fn(Error) -> Failure {
+    move |error| Failure(code, error)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, error)) => {
+            #[expect(clippy::print_stderr, reason = "logging may not be set up, or be off")]
+            {
+                eprintln!("{NODE_NAME}: {}", error.chain());
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let args = RosArgs::parse(env::args().skip(1)).map_err(exit(78))?;
+    if args.help || args.version {
+        let version = concat!("ood_segmentation_node ", env!("CARGO_PKG_VERSION"));
+        #[expect(clippy::print_stdout, reason = "what the user asked for")]
+        {
+            println!("{}", if args.help { USAGE } else { version });
+        }
+        return Ok(());
+    }
+    start_log(&args);
+    let names = args.names(NODE_NAME).map_err(exit(78))?;
+    let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
+    let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
+    let pipeline = pipeline(&config)?;
+    exit_when_dds_panics();
+    let stop = stop_on_signals().map_err(exit(70))?;
+    let node = Node::start(&names, network, config, pipeline, &stop).map_err(|error| {
+        let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
+        Failure(code, error)
+    })?;
+    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
+    node.run().map_err(|error| {
+        let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
+        Failure(code, error)
+    })
+}
+
+/// The network and how frames go through it, as the parameters say.
+fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
+    let precision: Precision = config.model.precision.parse().map_err(exit(78))?;
+    let settings = PipelineConfig {
+        plan: config.plan.parse::<Plan>().map_err(exit(78))?,
+        batch: config.batch,
+        score: config.score.parse::<Score>().map_err(exit(78))?,
+        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+        ood_threshold: config.ood_threshold as f32,
+        limits: Limits {
+            max_width: config.max_width,
+            max_height: config.max_height,
+            max_bytes: config.max_bytes,
+        },
+    };
+    let (device, why) = device::select(&config.model.device).map_err(exit(69))?;
+    let weights = &config.model.weights;
+    let model = checkpoint::load(weights, device, precision).map_err(|error| {
+        let code = if matches!(error, Error::Io { .. }) { 66 } else { 65 };
+        Failure(code, error)
+    })?;
+    let (weights, name) = (weights.display(), &model.config().architecture);
+    log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
+    Pipeline::new(model, settings).map_err(exit(78))
+}
+
+/// Logs in the form of ROS, to stderr. `RUST_LOG` wins. Of the transport only errors: it warns of every
+/// clamped socket at every start, which the node says once and with the remedy.
+fn start_log(args: &RosArgs) {
+    let mut log = env_logger::Builder::new();
+    log.filter_level(LevelFilter::Warn);
+    log.filter_module("rustdds", LevelFilter::Error);
+    log.filter_module("ros2_client", LevelFilter::Error);
+    let level = args.log_level.unwrap_or(LevelFilter::Info);
+    log.filter_module("ood_segmentation", level);
+    if level == LevelFilter::Off {
+        log.filter_level(LevelFilter::Off);
+    }
+    for (logger, level) in &args.log_levels {
+        log.filter_module(logger, *level);
+    }
+    log.parse_default_env();
+    log.format(|out, record| {
+        use std::io::Write;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        let (level, name) = (record.level(), record.target().split("::").next());
+        let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
+        let name = name.unwrap_or_default();
+        writeln!(out, "[{level}] [{seconds}.{nanos:09}] [{name}]: {}", record.args())
+    });
+    log.init();
+}
+
+/// A channel that closes at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_on_signals() -> Result<smol::channel::Receiver<()>, Error> {
+    let failed = |error: std::io::Error| Error::Ros {
+        what: "catching SIGINT and SIGTERM".into(),
+        problem: error.to_string(),
+    };
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let (running, stop) = smol::channel::bounded(1);
+    let wait = move || {
+        for (signal, first) in signals.forever().zip([true, false]) {
+            if !first {
+                process::exit(128 + signal);
+            }
+            log::info!("signal {signal}: stopping after the current frame");
+            running.close();
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(stop)
+}
+
+/// A panic in a thread of RustDDS would leave the node alive and deaf: end, to be started again.
+fn exit_when_dds_panics() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        if thread::current().name().is_some_and(|name| name.starts_with("RustDDS")) {
+            process::exit(70);
+        }
+    }));
+}

@@ -39,6 +39,40 @@ pub struct CompressedImage {
     pub data: Vec<u8>,
 }
 
+/// `ood_segmentation/FrameStatus`, one per camera frame; `msg/FrameStatus.msg` documents each field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "msg/FrameStatus.msg documents every field, once")]
+pub struct FrameStatus {
+    pub header: Header,
+    pub camera: String,
+    pub sequence: u64,
+    pub dropped: u64,
+    pub state: u8,
+    pub reason: String,
+    pub text: String,
+    pub height: u32,
+    pub width: u32,
+    pub wait_ms: f32,
+    pub decode_ms: f32,
+    pub preprocess_ms: f32,
+    pub inference_ms: f32,
+    pub postprocess_ms: f32,
+    pub latency_ms: f32,
+    pub score: String,
+    pub ood_threshold: f32,
+    pub model_sha256: String,
+}
+
+/// Type of [`FrameStatus`].
+pub const FRAME_STATUS: &str = "ood_segmentation/msg/FrameStatus";
+
+impl FrameStatus {
+    /// `state`: masks were published.
+    pub const OK: u8 = 0;
+    /// `state`: nothing is known about this frame.
+    pub const NO_DATA: u8 = 1;
+}
+
 /// `sensor_msgs/CameraInfo`: the pinhole calibration that belongs to an image of the same header.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CameraInfo {

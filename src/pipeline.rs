@@ -37,6 +37,8 @@ pub struct Planes {
     pub score: bool,
     /// The largest softmax probability.
     pub confidence: bool,
+    /// sigmoid(score).
+    pub probability: bool,
     /// The picture as rgb8, for overlays.
     pub rgb: bool,
 }
@@ -58,6 +60,9 @@ pub struct Prediction {
     pub score: Option<Vec<f32>>,
     /// Largest softmax probability per pixel, 0 to 255.
     pub confidence: Option<Vec<u8>>,
+    /// `sigmoid(score)` per pixel, 0 to 255; for the LLR the probability of "outlier" that the UEM was
+    /// trained for.
+    pub probability: Option<Vec<u8>>,
     /// The picture, three bytes per pixel.
     pub rgb: Option<Vec<u8>>,
     /// Where the time went.
@@ -173,7 +178,8 @@ impl Pipeline {
         let inferred = Instant::now();
         let score = finite(self.config.score, &outputs)?;
         let mask = score.gt(f64::from(self.config.ood_threshold)).to_kind(Kind::Uint8) * 255;
-        let confidence = || outputs.logits.softmax(1, Kind::Float).amax([1], false) * 255.0;
+        let confidence = || outputs.logits.softmax(1, Kind::Float).amax([1], false);
+        let byte = |share: Tensor| download(&(share * 255.0).round().to_kind(Kind::Uint8));
         let (height, width) = size(&outputs);
         Ok(Prediction {
             header: image.header.clone(),
@@ -182,9 +188,8 @@ impl Pipeline {
             classes: download(&classes(&outputs)),
             ood_mask: download(&mask),
             score: planes.score.then(|| download(&score)),
-            confidence: planes
-                .confidence
-                .then(|| download(&confidence().round().to_kind(Kind::Uint8))),
+            confidence: planes.confidence.then(|| byte(confidence())),
+            probability: planes.probability.then(|| byte(score.sigmoid())),
             rgb: planes.rgb.then(|| download(&rgb.permute([1, 2, 0]).contiguous())),
             timing: Timing {
                 preprocess_ms: milliseconds(start, uploaded),
@@ -288,7 +293,7 @@ mod tests {
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
     }
 
-    const ALL: Planes = Planes { score: true, confidence: true, rgb: true };
+    const ALL: Planes = Planes { score: true, confidence: true, probability: true, rgb: true };
 
     #[test]
     fn planes_come_back_at_the_frames_size_under_every_plan() {
@@ -306,6 +311,10 @@ mod tests {
                     assert_eq!(*mask, if *score > 0.0 { 255 } else { 0 });
                 }
                 assert_eq!(got.confidence.unwrap().len(), pixels);
+                for (byte, score) in got.probability.unwrap().iter().zip(&score) {
+                    let share = 255.0 / (1.0 + (-score).exp());
+                    assert!((f32::from(*byte) - share).abs() < 0.51, "{byte} {score}");
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ood_segmentation::bag::{BagReader, BagWriter, Message, Qos};
-use ood_segmentation::image::Image;
+use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::msg::{self, CameraInfo, CompressedImage, Header, Stamp};
 use serde::Deserialize;
 
@@ -115,6 +115,33 @@ fn raw_pictures_and_calibration_decode() {
         }
     }
     assert_eq!(encodings, ["bgr8", "rgb8", "mono8", "bgr8"]);
+}
+
+#[test]
+fn images_come_out_decoded_and_other_types_are_refused() {
+    let Some(path) = shared("rosbag2/highway_mcap") else { return };
+    let limits = Limits::default();
+    let (mut jpegs, mut raw) = (0, 0);
+    for message in read(&path) {
+        if message.topic == "/camera/front/camera_info" {
+            // Its bytes would decode as an image: the type decides.
+            let refused = message.image(&limits).unwrap_err().to_string();
+            assert!(refused.contains("CameraInfo is not a picture"), "{refused}");
+            continue;
+        }
+        let image = message.image(&limits).unwrap();
+        assert_eq!((image.height, image.width), (540, 960));
+        assert_eq!(image.header.frame_id, "front_camera");
+        if message.topic == CAMERA {
+            assert_eq!(image.data.len(), 540 * 960 * 3);
+            jpegs += 1;
+        } else {
+            raw += 1;
+        }
+    }
+    assert_eq!((jpegs, raw), (60, 4));
+    let truncated = Message { data: vec![0, 1, 0, 0, 9], ..read(&path).swap_remove(0) };
+    assert_eq!(truncated.image(&limits).unwrap_err().name(), "cdr");
 }
 
 #[test]
@@ -309,6 +336,32 @@ fn a_flipped_bit_in_a_chunk_is_found() {
     }
 }
 
+#[test]
+fn no_damage_to_a_file_makes_the_reader_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "py_test_resources_mcap_talker_talker.mcap",
+        "tests_resources_mcap_cdr_test_cdr_test_0.mcap",
+        "py_test_resources_sqlite3_talker_talker.db3",
+    ] {
+        let Some(bag) = fixture(folder.path(), &[(name, "a")]) else { return };
+        let path = bag.join("a");
+        let whole = fs::read(&path).unwrap();
+        let mut refused = 0;
+        for at in (0..whole.len()).step_by(97) {
+            for value in [0x00, 0xff, whole[at] ^ 0x01] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                fs::write(&path, bytes).unwrap();
+                let messages = BagReader::open(&path).and_then(|bag| bag.messages(&[]));
+                let read = messages.and_then(|messages| messages.collect::<Result<Vec<_>, _>>());
+                refused += usize::from(read.is_err());
+            }
+        }
+        assert!(refused > 0, "{name}");
+    }
+}
+
 fn picture(sec: i32) -> Image {
     let header = Header { stamp: Stamp { sec, nanosec: 5 }, frame_id: "front".into() };
     let encoding = "mono8".into();
@@ -445,8 +498,7 @@ fn what_we_write_is_read_by_rosbags_and_mcap_for_python() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     let has = |python: &Path| {
-        let run =
-            Command::new(python).args(["-c", "import rosbags, mcap, lz4, zstandard"]).output();
+        let run = Command::new(python).args(["-c", "import rosbags, mcap"]).output();
         run.is_ok_and(|run| run.status.success())
     };
     if !has(&python) {

@@ -119,7 +119,7 @@ fn bad_input_is_one_line_and_exit_code_2() {
     for (bag, arguments, told) in [
         (&none, &[][..], "none: No such file"),
         (&bag, &["--topics", "/b"], "no topic /b; it holds /a"),
-        (&bag, &["--rate", "0"], "`--rate` is 0, allowed: more than 0"),
+        (&bag, &["--rate", "0"], "`--rate` is 0, allowed: 0.001 to 1000"),
         (&bag, &["--start", "0.5"], "`--start` is 0.5, allowed: 0 to 0.400"),
     ] {
         let (code, out, err) = output(replay(bag, &[arguments, &["--domain", "23"]].concat()));

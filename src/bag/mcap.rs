@@ -166,8 +166,15 @@ impl Chunks {
         let mut record = vec![0; length];
         self.file.seek(SeekFrom::Start(chunk.chunk_start_offset))?;
         self.file.read_exact(&mut record)?;
-        if record.first() != Some(&op::CHUNK) {
+        let (Some(&op::CHUNK), Some(body)) = (record.first(), record.get(RECORD_HEADER..)) else {
             return Err(McapError::BadIndex);
+        };
+        // The reader below subtracts the lengths of an uncompressed chunk's records unchecked.
+        if let Record::Chunk { header, data } = ::mcap::parse_record(op::CHUNK, body)?
+            && header.compression.is_empty()
+            && !holds_whole_records(&data)
+        {
+            return Err(McapError::UnexpectedEoc);
         }
         let mut rest = &record[..];
         let limit = usize::try_from(MAX_MESSAGE).unwrap_or(usize::MAX);
@@ -203,6 +210,16 @@ impl Chunks {
         }
         Ok(())
     }
+}
+
+/// Whether records fill these bytes to the end.
+fn holds_whole_records(mut bytes: &[u8]) -> bool {
+    while let Some((&[_, ref length @ ..], rest)) = bytes.split_first_chunk::<RECORD_HEADER>() {
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let Some(next) = rest.get(length..) else { return false };
+        bytes = next;
+    }
+    bytes.is_empty()
 }
 
 /// Where a message lies in a file without chunks.

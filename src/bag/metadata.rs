@@ -136,7 +136,8 @@ impl Metadata {
                 topic.qos = qos_of(&said.topic_metadata.offered_qos_profiles);
             }
         }
-        let total: u64 = topics.iter().map(|topic| topic.message_count as u64).sum();
+        let counts = topics.iter().map(|topic| topic.message_count as u64);
+        let total = counts.fold(0, u64::saturating_add); // a lying file must not overflow it
         if total != self.message_count {
             let said = self.message_count;
             let problem = format!("says {said} messages in all, the files hold {total}");

@@ -68,15 +68,18 @@ impl Message {
     /// The picture in a `sensor_msgs/msg/Image` or `CompressedImage`, the latter decoded.
     ///
     /// # Errors
-    /// [`Reject`]: a payload that is not such a message, or a picture outside `limits`.
+    /// [`Reject`]: another type, a payload that is not such a message, or a compressed picture
+    /// outside `limits`; a raw one is checked by [`Image::validate`].
     pub fn image(&self, limits: &Limits) -> Result<Image, Reject> {
-        let reject =
+        let not_cdr =
             |error: msg::CdrError| Reject::Cdr { problem: format!("{}: {error}", self.type_name) };
-        if self.type_name == msg::COMPRESSED_IMAGE.type_name {
-            let compressed = msg::decode(&self.data).map_err(reject)?;
-            return Image::from_compressed(&compressed, limits);
+        if self.type_name == msg::IMAGE.type_name {
+            msg::decode(&self.data).map_err(not_cdr)
+        } else if self.type_name == msg::COMPRESSED_IMAGE.type_name {
+            Image::from_compressed(&msg::decode(&self.data).map_err(not_cdr)?, limits)
+        } else {
+            Err(Reject::Cdr { problem: format!("{} is not a picture", self.type_name) })
         }
-        msg::decode(&self.data).map_err(reject)
     }
 }
 
@@ -155,7 +158,7 @@ impl BagReader {
                     return Err(Error::bad_file(path, problem));
                 }
                 Some(known) => {
-                    known.message_count += topic.message_count;
+                    known.message_count = known.message_count.saturating_add(topic.message_count);
                     known.qos = known.qos.or(topic.qos);
                 }
                 None => self.topics.push(topic.clone()),
@@ -204,7 +207,7 @@ impl BagReader {
         }
         let chosen = |topic: &&Topic| topics.is_empty() || topics.contains(&topic.name);
         let mut names = BTreeSet::new();
-        let mut expected = 0;
+        let mut expected = 0_usize;
         for topic in self.topics.iter().filter(chosen) {
             if topic.serialization_format != "cdr" && topic.message_count > 0 {
                 let (name, format) = (&topic.name, &topic.serialization_format);
@@ -212,7 +215,7 @@ impl BagReader {
                 return Err(Error::bad_file(&self.path, problem));
             }
             names.insert(topic.name.clone());
-            expected += topic.message_count;
+            expected = expected.saturating_add(topic.message_count);
         }
         Ok(Messages {
             path: self.path.clone(),

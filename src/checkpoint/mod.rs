@@ -72,6 +72,16 @@ pub fn load(path: &Path, device: Device, precision: Precision) -> Result<Model> 
     Ok(model)
 }
 
+/// What a network's sidecar says, without its weights.
+///
+/// # Errors
+/// A sidecar that is missing, does not parse or contradicts itself.
+pub fn read_config(path: &Path) -> Result<ModelConfig> {
+    let config: ModelConfig = sidecar(path)?;
+    config.validate()?;
+    Ok(config)
+}
+
 /// Fills the backbone of a network from a file that holds a backbone alone, and returns the file's
 /// name and SHA-256 for the [`Source`] of what is made from it.
 ///

@@ -51,14 +51,6 @@ impl Image {
         decode(Header::default(), &data, limits)
             .map_err(|reject| Error::bad_file(path, reject.to_string()))
     }
-
-    /// A picture of rows without padding: `rgb8` or, with as many bytes as pixels, `mono8`.
-    fn packed(header: Header, width: u32, height: u32, data: Vec<u8>) -> Self {
-        let colour = data.len() as u64 > u64::from(width) * u64::from(height);
-        let (encoding, channels) = if colour { ("rgb8", 3) } else { ("mono8", 1) };
-        let (encoding, step) = (encoding.into(), width * channels);
-        Self { header, height, width, encoding, is_bigendian: 0, step, data }
-    }
 }
 
 fn decode(header: Header, file: &[u8], limits: &Limits) -> Result<Image, Reject> {
@@ -75,7 +67,9 @@ fn decode(header: Header, file: &[u8], limits: &Limits) -> Result<Image, Reject>
             return Err(Reject::Decode { format: "compressed picture", problem });
         }
     };
-    Ok(Image::packed(header, width, height, data))
+    let colour = data.len() as u64 > u64::from(width) * u64::from(height);
+    let size = (height as usize, width as usize);
+    Ok(Image::packed(header, size, if colour { "rgb8" } else { "mono8" }, data))
 }
 
 /// Width, height and pixels of a JPEG.

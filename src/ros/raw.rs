@@ -19,12 +19,13 @@ use rustdds::{
     TopicKind,
 };
 
+use super::args::Network;
 use crate::{Error, Result};
 
 /// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together.
-const RECEIVE_BUFFER: usize = 64 << 20;
+pub(super) const RECEIVE_BUFFER: usize = 64 << 20;
 /// Asked of the kernel for sending.
-const SEND_BUFFER: usize = 16 << 20;
+pub(super) const SEND_BUFFER: usize = 16 << 20;
 /// Samples that a writer keeps: until the transport's own thread has sent them (with one, the second
 /// of two written at once replaces the first), and for late readers when it is transient local.
 const DEPTH: i32 = 10;
@@ -34,16 +35,9 @@ const MAX_BLOCKING: Duration = Duration::from_millis(100);
 /// The DDS domain that ROS would use: `ROS_DOMAIN_ID`, 0 when it is not set.
 ///
 /// # Errors
-/// [`Error::Setting`] when it is not a number from 0 to 232.
+/// As [`Network::from_env`].
 pub fn domain_id() -> Result<u16> {
-    let Ok(text) = std::env::var("ROS_DOMAIN_ID") else { return Ok(0) };
-    match text.trim() {
-        "" => Ok(0),
-        text => match text.parse() {
-            Ok(id @ 0..=232) => Ok(id),
-            _ => Err(Error::setting("ROS_DOMAIN_ID", text, "0 to 232")),
-        },
-    }
+    Ok(Network::from_env(|name| std::env::var(name).ok())?.domain_id)
 }
 
 /// Quality of service of a raw endpoint.
@@ -172,7 +166,7 @@ impl Participant {
 }
 
 /// `sensor_msgs::msg::dds_::Image_` of `sensor_msgs/msg/Image`: the name of a ROS type in DDS.
-fn dds_type(ros: &str) -> String {
+pub(super) fn dds_type(ros: &str) -> String {
     match ros.rsplit_once('/') {
         Some((package, name)) => format!("{}::dds_::{name}_", package.replace('/', "::")),
         None => ros.to_string(),
@@ -180,7 +174,9 @@ fn dds_type(ros: &str) -> String {
 }
 
 /// Names a failure.
-fn failed<E: std::fmt::Display>(what: impl FnOnce() -> String) -> impl FnOnce(E) -> Error {
+pub(super) fn failed<E: std::fmt::Display>(
+    what: impl FnOnce() -> String,
+) -> impl FnOnce(E) -> Error {
     |error| Error::Ros { what: what(), problem: error.to_string() }
 }
 

@@ -1,16 +1,36 @@
-//! `ood_seg bench`: one window through the network, timed; `benches/bench.py` puts it beside PyTorch.
+//! `ood_seg bench`: the network and the node, timed; `benches/bench.py` puts them beside their peers.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use ood_segmentation::Result;
+use clap::Subcommand;
+use ood_segmentation::data::synth::{Scene, SceneConfig};
+use ood_segmentation::image::Image;
 use ood_segmentation::model::Score;
+use ood_segmentation::msg::{CompressedImage, Stamp};
+use ood_segmentation::{Error, Result, checkpoint};
 use tch::{Kind, Tensor};
 
 use crate::model::ModelArgs;
+use crate::session::{self, Message, Session, quantile};
 
-/// What to time.
+/// What to time; both print one JSON line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// One window through the network
+    Window(WindowArgs),
+    /// The node behind a 960x540 camera over DDS: latency at a rate it keeps up with, then overload
+    Node(NodeArgs),
+}
+
+#[derive(clap::Args)]
+struct WindowArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Timed forwards after one warm-up
@@ -18,21 +38,41 @@ pub(crate) struct Args {
     repeat: u32,
 }
 
-/// Prints one JSON line: wall and CPU seconds per window, peak memory, mean LLR.
+#[derive(clap::Args)]
+struct NodeArgs {
+    /// Weights; without them the small network with random ones
+    #[arg(short, long)]
+    weights: Option<PathBuf>,
+    /// Frames of each of the two parts
+    #[arg(long, default_value_t = 100)]
+    frames: u32,
+}
+
+/// Times what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Window(args) => window(args),
+        What::Node(args) => node(args),
+    }
+}
+
+/// Wall and CPU seconds per window, peak memory, mean score.
+fn window(args: &WindowArgs) -> Result<()> {
     let model = args.model.load()?;
     let _no_grad = tch::no_grad_guard();
     let x = picture(model.config().window).to_device(model.device());
-    model.forward(&x);
-    let (start, cpu) = (Instant::now(), cpu_seconds());
+    let score = || Score::Llr.of(&model.forward(&x)).mean(Kind::Float).double_value(&[]);
+    score();
+    let (start, cpu) = (Instant::now(), cpu_seconds()?);
     let mut mean = 0.0;
     for _ in 0..args.repeat {
-        mean = Score::Llr.of(&model.forward(&x)).mean(Kind::Float).double_value(&[]);
+        mean = score();
     }
+    let repeat = f64::from(args.repeat);
     let line = serde_json::json!({
-        "wall_s": start.elapsed().as_secs_f64() / f64::from(args.repeat),
-        "cpu_s": (cpu_seconds() - cpu) / f64::from(args.repeat),
-        "peak_mib": peak_mib(),
+        "wall_s": start.elapsed().as_secs_f64() / repeat,
+        "cpu_s": (cpu_seconds()? - cpu) / repeat,
+        "peak_mib": memory_mib(std::process::id(), "VmHWM:")?,
         "mean_score": mean,
     });
     println!("{line}");
@@ -43,4 +83,124 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn picture([h, w]: [i64; 2]) -> Tensor {
     let ramp = Tensor::arange(3 * h * w, (Kind::Int64, tch::Device::Cpu)) * 7919;
     (ramp.remainder(1000).to_kind(Kind::Float) / 250.0 - 2.0).view([1, 3, h, w])
+}
+
+/// User and system seconds of this process.
+fn cpu_seconds() -> Result<f64> {
+    let path = "/proc/self/stat";
+    let stat = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    // Fields 14 and 15 in ticks of 10 ms; the name in field 2 may hold spaces but ends with `)`.
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    Ok(ticks.filter_map(|text| text.parse::<f64>().ok()).sum::<f64>() / 100.0)
+}
+
+/// A line of `/proc/<id>/status` in MiB.
+fn memory_mib(id: u32, key: &str) -> Result<f64> {
+    let path = format!("/proc/{id}/status");
+    let status = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    let missing = || Error::bad_file(&path, format!("no line {key}"));
+    kib.map(|kib| kib / 1024.0).ok_or_else(missing)
+}
+
+/// Latency at a rate that the node keeps up with, and what happens at three times its capacity.
+fn node(args: &NodeArgs) -> Result<()> {
+    let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
+    let weights = args.weights.clone().unwrap_or(folder.path().join("untrained.safetensors"));
+    if args.weights.is_none() {
+        checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &weights)?;
+    }
+    let session = Session::start(&weights, &["plan:=single".into()])?;
+    let mut node = Node { session, camera: camera(32)?, sent: 0, dropped: 0 };
+    node.play(5, Duration::from_millis(400))?; // warm-up
+    let calm = node.play(args.frames, Duration::from_millis(200))?;
+    let gap = Duration::from_secs_f64(calm.work_ms / 3e3);
+    let overload = node.play(3 * args.frames, gap)?;
+    node.session.finish()?;
+    let line = serde_json::json!({
+        "camera": "960x540 JPEG, plan single",
+        "work_ms": calm.work_ms,
+        "at_5_hz": calm.report,
+        "at_3x_capacity": overload.report,
+    });
+    println!("{line}");
+    Ok(())
+}
+
+/// Pictures of the drawn road at 960x540.
+fn camera(count: u64) -> Result<Vec<CompressedImage>> {
+    let config = SceneConfig { width: 960, height: 540, ..SceneConfig::default() };
+    let scene = Scene::new(3, &config)?;
+    let shot = |frame| {
+        let drawn = scene.render(frame);
+        let image = Image { height: drawn.height, width: drawn.width, ..Image::default() };
+        session::jpeg(&image, &drawn.rgb)
+    };
+    (0..count).map(shot).collect()
+}
+
+/// The running node, its camera, and how far both are.
+struct Node {
+    session: Session,
+    camera: Vec<CompressedImage>,
+    sent: u32,
+    /// Frames that newer ones replaced so far.
+    dropped: u64,
+}
+
+/// What came back while pictures were sent at one rate.
+struct Part {
+    /// Mean milliseconds that the node works on a frame.
+    work_ms: f64,
+    report: serde_json::Value,
+}
+
+impl Node {
+    /// Sends `count` pictures, one every `gap`, and gathers what comes back.
+    fn play(&mut self, count: u32, gap: Duration) -> Result<Part> {
+        let resident = |node: &Self| memory_mib(node.session.node_id(), "VmRSS:");
+        let (before, start) = (resident(self)?, Instant::now());
+        let (mut masks, mut work_ms) = (Vec::new(), Vec::new());
+        let mut dropped = self.dropped;
+        for i in 0..=count {
+            // The last round waits for stragglers.
+            let due = start + gap * i;
+            let deadline = if i < count { due } else { Instant::now() + Duration::from_secs(2) };
+            while let Some(output) = self.session.receive(deadline)? {
+                match &output.message {
+                    Message::Status(status) => {
+                        dropped = status.dropped;
+                        work_ms.push(f64::from(status.decode_ms + status.inference_ms));
+                    }
+                    Message::Picture(_) if output.topic == session::MASK => {
+                        masks.extend(self.session.latency_ms(&output));
+                    }
+                    Message::Picture(_) => {}
+                }
+            }
+            if i < count {
+                self.send()?;
+            }
+        }
+        masks.sort_by(f64::total_cmp);
+        let report = serde_json::json!({
+            "sent": count,
+            "masks": masks.len(),
+            "dropped": dropped - self.dropped,
+            "mask_ms": { "p50": quantile(&masks, 0.5), "p99": quantile(&masks, 0.99) },
+            "node_mib": { "before": before, "after": resident(self)? },
+        });
+        self.dropped = dropped;
+        let frames = work_ms.len().max(1) as f64;
+        Ok(Part { work_ms: work_ms.iter().sum::<f64>() / frames, report })
+    }
+
+    /// The next picture, with a stamp of its own.
+    fn send(&mut self) -> Result<()> {
+        self.sent += 1;
+        let mut picture = self.camera[self.sent as usize % self.camera.len()].clone();
+        picture.header.stamp = Stamp { sec: 0, nanosec: self.sent };
+        self.session.send(&picture)
+    }
 }

@@ -96,9 +96,9 @@ pub(crate) fn is_bag(path: &Path) -> bool {
     };
     let holds = || {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).any(|file| {
-            ends(&file) || file.file_name().is_some_and(|name| name == "metadata.yaml")
-        })
+        entries
+            .map(|entry| entry.path())
+            .any(|file| ends(&file) || file.file_name().is_some_and(|name| name == "metadata.yaml"))
     };
     if path.is_dir() { holds() } else { ends(path) }
 }
@@ -134,7 +134,10 @@ fn add_folder(inputs: &mut Vec<Input>, folder: &Path) -> Result<()> {
         }
     }
     if files.is_empty() {
-        return Err(Error::bad_file(folder, "a folder without jpg, png or webp files, and not a bag"));
+        return Err(Error::bad_file(
+            folder,
+            "a folder without jpg, png or webp files, and not a bag",
+        ));
     }
     files.sort();
     for path in files {

@@ -1,14 +1,20 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod bench;
 mod check;
 mod convert;
 mod dataset;
+mod demo;
 mod evaluate;
 mod init;
+mod inputs;
 mod model;
+mod outputs;
 mod prepare_coco;
 mod replay;
+mod segment;
+mod session;
 mod synth;
 mod train;
 
@@ -27,6 +33,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A camera in, two masks out: the node over DDS, pictures of what it sees
+    Demo(demo::Args),
+    /// Segment images, folders of images and bags
+    Segment(segment::Args),
     /// Write a network with random weights
     Init(init::Args),
     /// Turn published weights into safetensors with a sidecar
@@ -47,10 +57,14 @@ enum Command {
     TrainUem(train::Args),
     /// Make the masks of outliers that stage 2 pastes from
     PrepareCoco(prepare_coco::Args),
+    /// Time the network or the node; one JSON line
+    Bench(bench::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Segment(args) => segment::run(args),
         Command::Init(args) => init::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Check(args) => check::run(args),
@@ -61,6 +75,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::TrainSegmentor(args) => train::segmentor(args),
         Command::TrainUem(args) => train::uem(args),
         Command::PrepareCoco(args) => prepare_coco::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ood_segmentation::Result;
 use ood_segmentation::data::coco;
 
-use crate::train::progress;
+use crate::segment::progress;
 
 /// Where COCO is.
 #[derive(clap::Args)]

@@ -60,20 +60,17 @@ struct Track {
 
 /// Plays until the end of the bag or Ctrl-C, then says what was sent.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let positive = |value: f64| value.is_finite() && value > 0.0;
-    if !positive(args.rate) {
-        return Err(Error::setting("--rate", &args.rate, "more than 0"));
+    if !(0.001..=1000.0).contains(&args.rate) {
+        return Err(Error::setting("--rate", &args.rate, "0.001 to 1000"));
     }
-    let wait = Duration::try_from_secs_f64(args.wait).or(Err(Error::setting(
-        "--wait",
-        &args.wait,
-        "0 or more seconds",
-    )))?;
+    if !(0.0..=86_400.0).contains(&args.wait) {
+        return Err(Error::setting("--wait", &args.wait, "0 to 86400 seconds"));
+    }
     let bag = BagReader::open(&args.bag)?;
     let Some((first_ns, last_ns)) = bag.span_ns() else {
         return Err(Error::bad_file(&args.bag, "0 messages, nothing to play"));
     };
-    let length = Duration::from_nanos(last_ns - first_ns);
+    let length = Duration::from_nanos(last_ns.saturating_sub(first_ns));
     let start = Duration::try_from_secs_f64(args.start).ok().filter(|start| *start <= length);
     let Some(start) = start else {
         let allowed = format!("0 to {:.3}, the bag's seconds", length.as_secs_f64());
@@ -86,7 +83,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut participant = Participant::new(domain)?;
     participant.announce("ood_seg_replay")?;
     let mut tracks = tracks(&bag, args, &participant, length)?;
-    await_subscribers(&mut tracks, wait, &stop);
+    if tracks.is_empty() {
+        let problem = format!("0 messages on {}, nothing to play", args.topics.join(", "));
+        return Err(Error::bad_file(&args.bag, problem));
+    }
+    await_subscribers(&mut tracks, Duration::from_secs_f64(args.wait), &stop);
 
     let player = Player { bag: &bag, args, start, length, stop: &stop };
     let played = player.play(&mut tracks);
@@ -241,7 +242,8 @@ impl Player<'_> {
         bar: &ProgressBar,
     ) -> Result<Instant> {
         let (bag_start, _) = self.bag.span_ns().unwrap_or_default();
-        let start_ns = bag_start + u64::try_from(self.start.as_nanos()).unwrap_or(u64::MAX);
+        let skipped = u64::try_from(self.start.as_nanos()).unwrap_or(u64::MAX);
+        let start_ns = bag_start.saturating_add(skipped);
         let names: Vec<_> = tracks.iter().map(|track| track.topic.name.clone()).collect();
         for message in self.bag.messages_from(&names, start_ns)? {
             let message = message?;

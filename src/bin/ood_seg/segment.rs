@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let limits = &pipeline.config().limits;
     let classes = &pipeline.model().config().classes;
     if let Some(path) = &args.bag_out {
-        let planes = Planes { score: true, confidence: true, rgb: true };
+        let planes = Planes { score: true, confidence: true, probability: true, rgb: true };
         let mut bag = BagOut::create(path)?;
         inputs.for_each(limits, |frame| {
             let prediction = pipeline.run(&frame.image, planes)?;

@@ -19,7 +19,7 @@ use ood_segmentation::{Error, Result};
 /// The camera's namespace.
 const CAMERA: &str = "demo";
 /// Largest message that an untuned host passes on without loss, bytes.
-const MAX_JPEG: usize = 200_000;
+pub(crate) const MAX_JPEG: usize = 200_000;
 /// How long a node may take from its start to its first subscription.
 const START: Duration = Duration::from_secs(60);
 
@@ -28,8 +28,10 @@ pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
     ("semantic/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
     ("ood/image/compressed", msg::COMPRESSED_IMAGE.type_name, false),
     ("ood/probability/compressed", msg::COMPRESSED_IMAGE.type_name, false),
-    ("status", msg::FRAME_STATUS.type_name, true),
+    ("status", msg::FRAME_STATUS, true),
 ];
+/// Index of the OoD mask in [`OUTPUTS`].
+pub(crate) const MASK: usize = 1;
 /// Index of `status` in [`OUTPUTS`].
 pub(crate) const STATUS: usize = 3;
 
@@ -62,6 +64,8 @@ pub(crate) struct Session {
     readers: Vec<JoinHandle<()>>,
     /// When each picture was sent, by its stamp.
     sent: HashMap<Stamp, Instant>,
+    /// Its end would be that of the writer and the readers.
+    _participant: Participant,
 }
 
 impl Session {
@@ -82,9 +86,12 @@ impl Session {
         }
         let qos = Qos { reliable: true, transient_local: false, samples: 2 };
         let kind = msg::COMPRESSED_IMAGE.type_name;
-        let camera = participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
+        let camera =
+            participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
         let node = spawn(domain, weights, parameters)?;
-        let mut session = Self { node, camera, outputs, stop, readers, sent: HashMap::new() };
+        let sent = HashMap::new();
+        let mut session =
+            Self { node, camera, outputs, stop, readers, sent, _participant: participant };
         session.wait_until_listening()?;
         Ok(session)
     }
@@ -146,7 +153,11 @@ impl Session {
     pub(crate) fn finish(mut self) -> Result<()> {
         interrupt(&self.node)?;
         let status = self.node.wait().map_err(|error| failed(&error.to_string()))?;
-        if status.success() { Ok(()) } else { Err(failed(&format!("the node ended with {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(&format!("the node ended with {status}")))
+        }
     }
 }
 
@@ -252,6 +263,13 @@ fn interrupt(node: &Child) -> Result<()> {
     let kill = Command::new("kill").args(["-INT", &node.id().to_string()]).status();
     let status = kill.map_err(|error| failed(&error.to_string()))?;
     if status.success() { Ok(()) } else { Err(failed("the node cannot be interrupted")) }
+}
+
+/// The value below which a share `q` of the sorted values lies; NaN of none.
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= q <= 1")]
+    let at = (q * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// A failure of the session.

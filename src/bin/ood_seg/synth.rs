@@ -103,11 +103,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The first frame of scene `index` of a set.
+/// The first frame of a scene of a set; with unknown obstacles, of the first scene that shows enough
+/// of them between the traffic.
 fn draw(args: &Args, set: Set, index: u32, unknowns: Unknowns) -> Result<Rendered> {
     let Size { width, height } = args.size;
     let config = SceneConfig { width, height, unknowns, ..SceneConfig::default() };
-    Ok(Scene::new(scene_seed(args.seed, set as u64, u64::from(index)), &config)?.render(0))
+    let wanted = match unknowns {
+        Unknowns::Big => width as usize * height as usize / 500,
+        Unknowns::Small => 40,
+        Unknowns::None | Unknowns::Along => 0,
+    };
+    for attempt in 0..100 {
+        let seed = scene_seed(args.seed, set as u64, u64::from(index) | attempt << 32);
+        let frame = Scene::new(seed, &config)?.render(0);
+        if frame.labels.iter().filter(|&&label| label == OOD).count() >= wanted {
+            return Ok(frame);
+        }
+    }
+    let allowed = "large enough for obstacles of 10 px and more to stand on its road";
+    Err(Error::setting("--size", &format!("{width}x{height}"), allowed))
 }
 
 /// One picture with its train ids.
@@ -137,24 +151,26 @@ fn coco(args: &Args, index: u32) -> Result<()> {
 /// One picture with big obstacles: 1 on them, 255 on the own bonnet, 0 elsewhere.
 fn anomaly(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Anomaly, index, Unknowns::Big)?;
-    let labels = frame.labels.iter().map(|&label| match label {
+    let label = |&label: &u8| match label {
         OOD => 1,
         IGNORE => IGNORE,
         _ => 0,
-    });
-    smiyc(args, "AnomalyTrack", &format!("validation{index:04}.jpg"), &frame, labels.collect())
+    };
+    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
+    smiyc(args, "AnomalyTrack", &format!("validation{index:04}.jpg"), &frame, &labels)
 }
 
 /// One picture with small obstacles: 1 on them, 0 on the road, 255 elsewhere.
 fn obstacle(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Obstacle, index, Unknowns::Small)?;
-    let labels = frame.labels.iter().map(|&label| match label {
+    let label = |&label: &u8| match label {
         OOD => 1,
         ROAD => 0,
         _ => IGNORE,
-    });
+    };
+    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
     let name = format!("validation_{}.webp", obstacle_number(index));
-    smiyc(args, "ObstacleTrack", &name, &frame, labels.collect())
+    smiyc(args, "ObstacleTrack", &name, &frame, &labels)
 }
 
 /// The `index`-th number that the benchmark's validation split keeps: it leaves out every name that
@@ -168,12 +184,12 @@ fn obstacle_number(index: u32) -> u32 {
 }
 
 /// A picture and its labels in the layout of SegmentMeIfYouCan.
-fn smiyc(args: &Args, track: &str, image: &str, frame: &Rendered, labels: Vec<u8>) -> Result<()> {
+fn smiyc(args: &Args, track: &str, image: &str, frame: &Rendered, labels: &[u8]) -> Result<()> {
     let root = args.out.join(format!("dataset_{track}"));
     let size = [frame.height, frame.width];
     let name = image.split('.').next().unwrap_or(image);
     write(&root.join("images").join(image), size, &frame.rgb)?;
-    write(&root.join("labels_masks").join(format!("{name}_labels_semantic.png")), size, &labels)
+    write(&root.join("labels_masks").join(format!("{name}_labels_semantic.png")), size, labels)
 }
 
 /// Writes `(h, w)` grey or `(h, w, 3)` colour pixels in the format of the file's name: png and webp
@@ -196,4 +212,92 @@ fn write(path: &Path, [height, width]: [u32; 2], pixels: &[u8]) -> Result<()> {
         encoded.map_err(std::io::Error::other)?;
         out.flush()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn args(out: &Path) -> Args {
+        let size = Size { width: 112, height: 64 };
+        let out = out.to_path_buf();
+        Args { out, seed: 3, train: 2, val: 1, paste: 1, anomaly: 1, obstacle: 2, size }
+    }
+
+    /// Every file under `root`, with its bytes.
+    fn files(root: &Path) -> Vec<(String, Vec<u8>)> {
+        let (mut found, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                    found.push((name, fs::read(&path).unwrap()));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn the_sets_have_the_published_names_and_label_values_and_come_out_the_same_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        run(&args(&one)).unwrap();
+        run(&args(&two)).unwrap();
+        let written = files(&one);
+        assert!(written == files(&two));
+        let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
+        let expected = [
+            "cityscapes/gtFine/train/drawn/drawn_000000_000000_gtFine_labelTrainIds.png",
+            "cityscapes/gtFine/train/drawn/drawn_000001_000000_gtFine_labelTrainIds.png",
+            "cityscapes/gtFine/val/drawn/drawn_000000_000000_gtFine_labelTrainIds.png",
+            "cityscapes/leftImg8bit/train/drawn/drawn_000000_000000_leftImg8bit.png",
+            "cityscapes/leftImg8bit/train/drawn/drawn_000001_000000_leftImg8bit.png",
+            "cityscapes/leftImg8bit/val/drawn/drawn_000000_000000_leftImg8bit.png",
+            "coco/annotations/ood_seg_train2017/000000000001.png",
+            "coco/train2017/000000000001.jpg",
+            "dataset_AnomalyTrack/images/validation0000.jpg",
+            "dataset_AnomalyTrack/labels_masks/validation0000_labels_semantic.png",
+            "dataset_ObstacleTrack/images/validation_0.webp",
+            "dataset_ObstacleTrack/images/validation_1.webp",
+            "dataset_ObstacleTrack/labels_masks/validation_0_labels_semantic.png",
+            "dataset_ObstacleTrack/labels_masks/validation_1_labels_semantic.png",
+        ];
+        assert_eq!(names, expected);
+        for (name, bytes) in &written {
+            let picture = image::load_from_memory(bytes).unwrap();
+            assert_eq!((picture.width(), picture.height()), (112, 64), "{name}");
+            let labels: BTreeSet<u8> = picture.to_luma8().into_raw().into_iter().collect();
+            match name.split('/').next() {
+                Some("dataset_AnomalyTrack") if name.ends_with("png") => {
+                    assert!(labels.contains(&1) && labels.iter().all(|l| [0, 1, 255].contains(l)));
+                }
+                Some("dataset_ObstacleTrack") if name.ends_with("png") => {
+                    assert_eq!(labels, BTreeSet::from([0, 1, 255]));
+                }
+                Some("coco") if name.ends_with("png") => {
+                    assert_eq!(labels, BTreeSet::from([0, 254]))
+                }
+                Some("cityscapes") if name.contains("gtFine") => {
+                    assert!(labels.iter().all(|l| *l < 19 || *l == 255), "{labels:?}");
+                }
+                _ => assert_eq!(picture.color().channel_count(), 3, "{name}"),
+            }
+        }
+        let error = run(&args(&one)).unwrap_err().to_string();
+        assert!(error.contains("one: the folder is not empty"), "{error}");
+    }
+
+    #[test]
+    fn obstacle_numbers_skip_what_the_benchmark_leaves_out() {
+        let numbers: Vec<u32> = (0..24).map(obstacle_number).collect();
+        assert_eq!(numbers[17..], [17, 18, 20, 30, 31, 32, 33]);
+        assert!((0..200).map(obstacle_number).all(|n| !(190..200).contains(&n)));
+    }
 }

@@ -77,8 +77,8 @@ fn run(
     Ok(())
 }
 
-/// A bar with a message; nothing on a pipe.
-pub(crate) fn progress(steps: u64) -> ProgressBar {
+/// A bar with the step's numbers; nothing on a pipe.
+fn progress(steps: u64) -> ProgressBar {
     let template = "{wide_bar} {pos}/{len}  {msg}  {eta} left";
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
     ProgressBar::new(steps).with_style(style)

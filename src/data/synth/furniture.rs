@@ -3,7 +3,7 @@
 use super::canvas::Rgb;
 use super::id;
 use super::light::Facing;
-use super::noise::Rng;
+use super::noise::{Rng, floor, narrow};
 use super::painter::{Painter, Spot, bar, ellipse, upright};
 
 const STEEL: Rgb = [128.0, 132.0, 134.0];
@@ -121,8 +121,8 @@ pub(crate) fn traffic_light(p: &mut Painter<'_>, spot: &Spot) {
         heads.push([reach, 5.4]);
     }
     // One phase per 90 m travelled: the lights change while one drives along.
-    let phase = (p.view.travelled / 90.0).floor() as u64 % 3;
-    let lit = Rng::new(spot.seed, phase).bits() % 3;
+    let phase = floor(narrow((p.view.travelled / 90.0) % 1e6)) as u64;
+    let lit = Rng::new(p.street.seed, 500 + phase).bits() % 3;
     let z = z - 0.1;
     for [x, y] in heads {
         let housing = upright([x - 0.2, x + 0.2], [y - 0.55, y + 0.55], z);

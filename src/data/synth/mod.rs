@@ -1,15 +1,15 @@
 //! A drawn road world: a camera on a car, with the exact class of every pixel.
 //!
 //! It feeds the demo, the load tests and the training of the small demo model. Everything follows from
-//! a seed and the frame's number, in arithmetic that every machine rounds alike ([`noise`]); no clock,
+//! a seed and the frame's number, in arithmetic that every machine rounds alike (`noise`); no clock,
 //! no thread, no random device. All 19 Cityscapes train ids are drawn; the car's own bonnet, where it
 //! shows, is [`IGNORE`].
 //!
-//! Two pools of foreign objects have no family of shapes or textures in common: [`paste`] makes flat
-//! abstract cut-outs for training, [`unknown`] puts things on the road that only tests and demos show.
+//! Two pools of foreign objects have no family of shapes or textures in common: `paste` makes flat
+//! abstract cut-outs for training, `unknown` puts things on the road that only tests and demos show.
 //!
 //! A frame is painted back to front: sky, ground, marks, shadows, then things by depth
-//! ([`world`] says what stands where), then weather and lens.
+//! (`world` says what stands where), then weather and lens.
 
 mod buildings;
 mod camera;
@@ -83,7 +83,7 @@ pub enum Unknowns {
     Big,
     /// One to three of [`Kind::SMALL`] ahead of frame 0, 10 to 30 px high.
     Small,
-    /// All kinds, one every 40 m of the road: a drive past obstacles.
+    /// All kinds, one every 40 m of the road: a drive round obstacles, with no traffic near them.
     Along,
 }
 
@@ -242,7 +242,8 @@ impl Scene {
         sky::sky(p, self.seed);
         sky::skyline(p, self.seed, p.view.heading());
         road::ground(p);
-        let world = World::new(&self.street, p.view, seconds, self.speed);
+        let along = self.config.unknowns == Unknowns::Along;
+        let world = World::new(&self.street, p.view, seconds, self.speed, along);
         for spot in world.patches() {
             road::patch(p, &spot);
         }
@@ -266,9 +267,9 @@ impl Scene {
     /// The camera `seconds` after frame 0: it sways in its lane, nods, and steers round obstacles.
     fn view(&self, seconds: f64) -> View {
         let travelled = self.start + f64::from(self.speed) * seconds;
-        let t = narrow(seconds % 1000.0);
-        let mut x = self.street.own_lane() + 0.18 * sin(t / 5.3 + 0.2);
-        let nod = 0.002 * self.camera.focal * (sin(t / 0.9) + 0.6 * sin(t / 0.37));
+        let t = narrow(seconds % 1000.0); // a whole number of each period below
+        let mut x = self.street.own_lane() + 0.18 * sin(t / 5.0 + 0.2);
+        let nod = 0.002 * self.camera.focal * (sin(t / 0.8) + 0.6 * sin(t / 0.4));
         if self.config.unknowns == Unknowns::Along {
             for (_, spot) in self.along(travelled) {
                 // Full clearance where the obstacle passes, none 22 m before and behind.
@@ -352,5 +353,127 @@ impl Scene {
             let colour = canvas::mix([tone, 0.95 * tone, tone], sky, 0.35 * gloss);
             (colour, (edge + 0.5).clamp(0.0, 1.0))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::ClassTable;
+
+    fn config(width: u32, height: u32, unknowns: Unknowns) -> SceneConfig {
+        SceneConfig { width, height, unknowns, ..SceneConfig::default() }
+    }
+
+    fn first(seed: u64, config: &SceneConfig) -> Rendered {
+        Scene::new(seed, config).unwrap().render(0)
+    }
+
+    #[test]
+    fn a_frame_follows_from_seed_and_number_whatever_was_drawn_before_and_on_any_thread() {
+        let config = config(161, 97, Unknowns::Along);
+        let scene = Scene::new(5, &config).unwrap();
+        let seventh = scene.render(7);
+        assert_ne!(scene.render(8).rgb, seventh.rgb);
+        let elsewhere = std::thread::scope(|scope| {
+            scope.spawn(|| Scene::new(5, &config).unwrap().render(7)).join().unwrap()
+        });
+        assert!(elsewhere == seventh && scene.render(7) == seventh);
+        assert_ne!(first(6, &config).rgb, first(5, &config).rgb);
+        assert_eq!(seventh.stamp_ns, 700_000_000);
+    }
+
+    #[test]
+    fn the_bytes_of_a_frame_stay_what_they_were() {
+        let frame = first(1, &config(64, 48, Unknowns::Along));
+        let sum = |bytes: &[u8]| {
+            bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &b| {
+                (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+            })
+        };
+        // The same in debug, release and with AVX2 and FMA; another sum means other training data.
+        let sums = (sum(&frame.rgb), sum(&frame.labels));
+        assert_eq!(sums, (0xddca_77d7_6c2e_c639, 0x14b0_95da_6c46_379d));
+    }
+
+    #[test]
+    fn odd_sizes_have_their_pixels_and_impossible_ones_are_refused() {
+        for (w, h) in [(16, 16), (97, 33), (33, 97), (640, 17)] {
+            let frame = first(3, &config(w, h, Unknowns::Along));
+            assert_eq!(frame.rgb.len(), (3 * w * h) as usize);
+            assert_eq!(frame.labels.len(), (w * h) as usize);
+        }
+        let error = Scene::new(3, &config(640, 8, Unknowns::None)).unwrap_err().to_string();
+        assert!(error.contains("`height` is 8") && error.contains("16 to 8192"), "{error}");
+        let still = SceneConfig { fps: 0.0, ..SceneConfig::default() };
+        assert!(Scene::new(3, &still).unwrap_err().to_string().contains("`fps` is 0"));
+    }
+
+    #[test]
+    fn every_class_of_the_table_is_drawn_and_no_other_label() {
+        let table = ClassTable::cityscapes();
+        let of = |name: &str| table.0.iter().find(|class| class.name == name).unwrap().id;
+        assert_eq!(
+            [of("road"), of("traffic light"), of("train")],
+            [ROAD, id::TRAFFIC_LIGHT, id::TRAIN]
+        );
+        assert_eq!([of("sky"), of("terrain"), of("rider")], [id::SKY, id::TERRAIN, id::RIDER]);
+        let mut seen = BTreeSet::new();
+        for seed in 0..36 {
+            seen.extend(first(seed, &config(160, 90, Unknowns::None)).labels);
+        }
+        let mut expected: BTreeSet<u8> = table.0.iter().map(|class| class.id).collect();
+        expected.insert(IGNORE);
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_sky_is_above_the_horizon_and_the_ground_below_it() {
+        for seed in 0..10 {
+            let scene = Scene::new(seed, &config(200, 112, Unknowns::None)).unwrap();
+            let frame = scene.render(0);
+            let horizon = scene.camera().centre[1];
+            for (v, row) in frame.labels.chunks_exact(200).enumerate() {
+                let has = |label: u8| row.contains(&label);
+                assert!(!has(id::SKY) || (v as f32) < horizon + 2.0, "seed {seed}, sky in row {v}");
+                let ground = has(ROAD) || has(id::SIDEWALK) || has(id::TERRAIN);
+                assert!(!ground || v as f32 > horizon - 2.0, "seed {seed}, ground in row {v}");
+            }
+        }
+    }
+
+    /// Rows between the highest and lowest pixel of [`OOD`].
+    fn ood_rows(frame: &Rendered) -> Option<u32> {
+        let rows = frame.labels.chunks_exact(frame.width as usize);
+        let with: Vec<u32> =
+            (0..).zip(rows).filter(|(_, row)| row.contains(&OOD)).map(|(v, _)| v).collect();
+        Some(with.last()? - with.first()? + 1)
+    }
+
+    #[test]
+    fn obstacles_are_as_high_as_their_set_says_and_stand_on_the_road() {
+        let mut shown = 0;
+        for seed in 0..10 {
+            for (unknowns, low, high) in
+                [(Unknowns::Small, 10.0, 30.0), (Unknowns::Big, 50.0, 160.0)]
+            {
+                let scene = Scene::new(seed, &config(640, 360, unknowns)).unwrap();
+                let view = scene.view(0.0);
+                for &(kind, spot) in &scene.placed {
+                    let [_, foot] = view.project([spot.x, 0.0, spot.z]);
+                    let [_, top] = view.project([spot.x, kind.height(), spot.z]);
+                    assert!((low..=high).contains(&(foot - top)), "{kind:?} {foot} {top}");
+                    assert!(foot < 360.0 && spot.x.abs() < 12.0);
+                }
+                let frame = scene.render(0);
+                if let (1, Some(rows)) = (scene.placed.len(), ood_rows(&frame)) {
+                    assert!(rows as f32 <= 1.1 * high, "seed {seed} {unknowns:?}: {rows} rows");
+                    shown += 1;
+                }
+            }
+        }
+        assert!(shown > 6, "{shown} single obstacles seen");
     }
 }

@@ -83,9 +83,9 @@ impl Tile {
     fn new() -> Self {
         let mut values = Box::new([0.0f32; SIZE * SIZE]);
         for octave in 0..5 {
-            let step = 16 >> octave; // units between lattice points
+            let step = 16 >> octave; // units between them
             let weight = [0.8, 0.6, 0.5, 0.42, 0.38][octave as usize];
-            let period = (SIZE >> 4 << octave) as i32;
+            let period = 16 << octave; // lattice points on a side
             let at = |i: i32, j: i32| {
                 cell(i.rem_euclid(period), j.rem_euclid(period), 77 + octave as u64) - 0.5
             };
@@ -110,10 +110,7 @@ impl Tile {
     pub(crate) fn at(&self, x: f32, y: f32) -> f32 {
         let (i, j) = (floor(x), floor(y));
         let (tx, ty) = (x - i as f32, y - j as f32);
-        let mask = SIZE as u32 - 1;
-        let value = |i: i32, j: i32| {
-            self.0[(((j as u32 & mask) * SIZE as u32) | (i as u32 & mask)) as usize]
-        };
+        let value = |i: i32, j: i32| self.0[(((j & 255) << 8) | (i & 255)) as usize];
         let (i1, j1) = (i.wrapping_add(1), j.wrapping_add(1));
         let (a, b, c, d) = (value(i, j), value(i1, j), value(i, j1), value(i1, j1));
         let (top, low) = (a + (b - a) * tx, c + (d - c) * tx);

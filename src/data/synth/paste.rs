@@ -50,83 +50,70 @@ impl Shape {
 
     /// Corners of one outline within the unit circle.
     fn outline(self, rng: &mut Rng) -> Vec<[f32; 2]> {
-        let points = floor(rng.range(4.0, 10.0)) as f32;
-        let deep = rng.range(0.3, 0.6);
+        let count = floor(rng.range(4.0, 10.0));
+        let (points, deep) = (count as f32, rng.range(0.3, 0.6));
         let phases = [rng.unit(), rng.unit()];
-        let polar = |count: i32, radius: &dyn Fn(f32) -> f32| -> Vec<[f32; 2]> {
-            let at = |k: i32| k as f32 / count as f32;
-            (0..count).map(|k| [radius(at(k)) * cos(at(k)), radius(at(k)) * sin(at(k))]).collect()
-        };
         match self {
-            Self::Star => polar(2 * points as i32, &|t| {
-                if floor(t * 2.0 * points + 0.5) & 1 == 0 { 1.0 } else { deep }
+            Self::Star => polar(2 * count, |k, _| if k % 2 == 0 { 1.0 } else { deep }),
+            Self::Cog => polar(8 * count, |k, _| if k % 8 < 4 { 1.0 } else { 0.5 + 0.5 * deep }),
+            Self::Flower => polar(72, |_, turn| 1.0 - deep * (0.5 + 0.5 * sin(points * turn))),
+            Self::Puddle => polar(60, |_, turn| {
+                let lobes = 0.18 * sin(points * turn + phases[1]);
+                0.62 + 0.2 * sin(2.0 * turn + phases[0]) + lobes
             }),
-            Self::Cog => polar(16 * points as i32, &|t| {
-                if floor(2.0 * t * points) & 1 == 0 { 1.0 } else { 0.5 + 0.5 * deep }
-            }),
-            Self::Flower => polar(72, &|t| 1.0 - deep * (0.5 + 0.5 * sin(points * t))),
-            Self::Puddle => polar(60, &|t| {
-                0.62 + 0.2 * sin(2.0 * t + phases[0]) + 0.18 * sin(points * t + phases[1])
-            }),
-            Self::Splinter => {
-                let corners = 3 + floor(points / 3.0);
-                let radii: Vec<f32> = (0..corners).map(|_| rng.range(0.35, 1.0)).collect();
-                polar(corners, &|t| radii[floor(t * corners as f32 + 0.5) as usize % radii.len()])
+            Self::Splinter => polar(3 + count / 3, |_, _| rng.range(0.35, 1.0)),
+            Self::Crescent => crescent(deep),
+            Self::Heart => heart(),
+            Self::Arrow => {
+                let shaft = 0.5 * deep;
+                let upper = [[-1.0, -shaft], [0.1, -shaft], [0.1, -0.8], [1.0, 0.0]];
+                let lower = [[0.1, 0.8], [0.1, shaft], [-1.0, shaft]];
+                upper.into_iter().chain(lower).collect()
             }
-            Self::Crescent => {
-                let outer =
-                    (0..=30).map(|k| [cos(k as f32 / 40.0 + 0.125), sin(k as f32 / 40.0 + 0.125)]);
-                let inner = (0..=30).rev().map(|k| {
-                    let t = k as f32 / 40.0 + 0.125;
-                    [deep * 0.6 + 0.8 * cos(t), 0.72 * sin(t)]
-                });
-                outer.chain(inner).collect()
-            }
-            Self::Heart => (0..48)
-                .map(|k| {
-                    let s = sin(k as f32 / 48.0);
-                    let t = k as f32 / 48.0;
-                    let y = 13.0 * cos(t) - 5.0 * cos(2.0 * t) - 2.0 * cos(3.0 * t) - cos(4.0 * t);
-                    [16.0 * s * s * s / 17.0, -y / 17.0]
-                })
-                .collect(),
-            Self::Arrow => vec![
-                [-1.0, -0.5 * deep],
-                [0.1, -0.5 * deep],
-                [0.1, -0.8],
-                [1.0, 0.0],
-                [0.1, 0.8],
-                [0.1, 0.5 * deep],
-                [-1.0, 0.5 * deep],
-            ],
             Self::Cross => {
                 let (a, b) = (0.5 * deep, 0.6 * deep);
-                vec![
-                    [-a, -1.0],
-                    [a, -1.0],
-                    [a, -b],
-                    [0.9, -b],
-                    [0.9, b],
-                    [a, b],
-                    [a, 1.0],
-                    [-a, 1.0],
-                    [-a, b],
-                    [-0.9, b],
-                    [-0.9, -b],
-                    [-a, -b],
-                ]
+                let quarter = [[a, -1.0], [a, -b], [0.9, -b]];
+                let right =
+                    quarter.into_iter().chain(quarter.map(|[x, y]| [x, -y]).into_iter().rev());
+                let half: Vec<_> = right.collect();
+                half.iter().copied().chain(half.iter().rev().map(|&[x, y]| [-x, y])).collect()
             }
-            Self::Bolt => vec![
-                [0.2, -1.0],
-                [-0.6, 0.15],
-                [-0.08, 0.15],
-                [-0.3, 1.0],
-                [0.6, -0.2],
-                [0.1, -0.2],
-                [0.5, -1.0],
-            ],
+            Self::Bolt => {
+                let left = [[0.2, -1.0], [-0.6, 0.15], [-0.08, 0.15], [-0.3, 1.0]];
+                let right = [[0.6, -0.2], [0.1, -0.2], [0.5, -1.0]];
+                left.into_iter().chain(right).collect()
+            }
         }
     }
+}
+
+/// `count` corners around the middle, each at the radius of its number and angle in turns.
+fn polar(count: i32, mut radius: impl FnMut(i32, f32) -> f32) -> Vec<[f32; 2]> {
+    let corner = |k: i32| {
+        let turn = k as f32 / count as f32;
+        let r = radius(k, turn);
+        [r * cos(turn), r * sin(turn)]
+    };
+    (0..count).map(corner).collect()
+}
+
+/// Three quarters of a circle with a smaller, shifted one cut out.
+fn crescent(deep: f32) -> Vec<[f32; 2]> {
+    let turn = |k: i32| k as f32 / 40.0 + 0.125;
+    let outer = (0..=30).map(|k| [cos(turn(k)), sin(turn(k))]);
+    let inner = (0..=30).rev().map(|k| [deep * 0.6 + 0.8 * cos(turn(k)), 0.72 * sin(turn(k))]);
+    outer.chain(inner).collect()
+}
+
+/// The well-known curve, scaled by 1 / 17.
+fn heart() -> Vec<[f32; 2]> {
+    let corner = |k: i32| {
+        let t = k as f32 / 48.0;
+        let s = sin(t);
+        let y = 13.0 * cos(t) - 5.0 * cos(2.0 * t) - 2.0 * cos(3.0 * t) - cos(4.0 * t);
+        [16.0 * s * s * s / 17.0, -y / 17.0]
+    };
+    (0..48).map(corner).collect()
 }
 
 /// A family of patterns.
@@ -282,4 +269,42 @@ fn figure(canvas: &mut Canvas, rng: &mut Rng, share: f32, shift: [f32; 2]) {
         canvas.polygon(&outline, None, paint);
     }
     canvas.polygon(&outline, Some(OOD), paint);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::Kind;
+    use super::*;
+
+    #[test]
+    fn the_two_pools_share_no_family_and_the_paste_pool_is_large() {
+        let held: BTreeSet<String> =
+            Kind::BIG.iter().chain(&Kind::SMALL).map(|kind| format!("{kind:?}")).collect();
+        let pasted: BTreeSet<String> =
+            Shape::ALL.iter().map(|shape| format!("{shape:?}")).collect();
+        assert_eq!((held.len(), pasted.len()), (12, 10));
+        assert!(held.is_disjoint(&pasted));
+        let held: BTreeSet<String> =
+            Kind::BIG.iter().chain(&Kind::SMALL).map(|kind| kind.texture().to_owned()).collect();
+        let pasted: BTreeSet<String> =
+            Texture::ALL.iter().map(|texture| format!("{texture:?}").to_lowercase()).collect();
+        assert!(held.is_disjoint(&pasted));
+        let distinct: BTreeSet<Vec<u8>> =
+            (0..250).map(|seed| paste_object(seed, 24).rgba).collect();
+        assert_eq!(distinct.len(), 250);
+    }
+
+    #[test]
+    fn a_paste_picture_has_one_object_inside_and_grey_elsewhere() {
+        for seed in 0..40 {
+            let picture = paste_picture(seed, 120, 90);
+            let marked = picture.labels.iter().filter(|&&label| label == OOD).count();
+            assert!((6..5400).contains(&marked), "seed {seed}: {marked}");
+            for (pixel, &label) in picture.rgb.chunks_exact(3).zip(&picture.labels) {
+                assert!(label == OOD || (label == 0 && pixel == [128; 3]));
+            }
+        }
+    }
 }

@@ -120,7 +120,7 @@ fn frame(p: &mut Painter<'_>, [x, z]: [f32; 2], colour: Rgb) {
     p.face(&bar([x + 0.3, 1.02], [x + 0.5, 1.0], 0.05, z), Facing::Near, id::BICYCLE, [30.0; 3]);
 }
 
-/// Somebody on a bicycle, crossing when `spot.length` is negative, else riding along with us.
+/// Somebody on a bicycle, from behind or in front; two in five from the side, as if turning.
 pub(crate) fn cyclist(p: &mut Painter<'_>, spot: &Spot) {
     let mut rng = Rng::new(spot.seed, 1);
     let dress = Dress::new(&mut rng);

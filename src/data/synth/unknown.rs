@@ -43,29 +43,29 @@ impl Kind {
     /// 0.8 m and higher: the obstacles of the AnomalyTrack-like set.
     pub const BIG: [Self; 6] =
         [Self::Cow, Self::Deer, Self::Sofa, Self::Pallet, Self::Boulder, Self::Crates];
-    /// Up to 0.75 m: the obstacles of the ObstacleTrack-like set.
+    /// Under 0.8 m: the obstacles of the ObstacleTrack-like set.
     pub const SMALL: [Self; 6] =
         [Self::Tyre, Self::Ball, Self::Cone, Self::Suitcase, Self::Dog, Self::Branch];
 
     /// Height, metres.
     pub fn height(self) -> f32 {
         match self {
-            Self::Cow => 1.5,
-            Self::Deer => 1.75,
+            Self::Cow => 1.78,
+            Self::Deer => 1.88,
             Self::Sofa => 0.9,
             Self::Pallet => 1.35,
-            Self::Boulder => 1.1,
+            Self::Boulder => 1.05,
             Self::Crates => 1.4,
             Self::Tyre => 0.64,
             Self::Ball => 0.42,
             Self::Cone => 0.72,
-            Self::Suitcase => 0.66,
-            Self::Dog => 0.7,
+            Self::Suitcase => 0.64,
+            Self::Dog => 0.76,
             Self::Branch => 0.5,
         }
     }
 
-    /// The texture family, which no other pool or class has.
+    /// The texture family; the paste pool has none of them.
     pub fn texture(self) -> &'static str {
         match self {
             Self::Cow | Self::Deer | Self::Dog => "hide",
@@ -228,7 +228,7 @@ fn boulder(p: &mut Painter<'_>, [x, z]: [f32; 2], rng: &mut Rng) {
         .map(|k| {
             let turns = k as f32 / 14.0;
             let r = jag[k as usize];
-            [x + 0.85 * r * cos(turns), (0.5 + 0.56 * r * sin(turns)).max(0.0), z]
+            [x + 0.85 * r * cos(turns), (0.42 + 0.62 * r * sin(turns)).max(0.0), z]
         })
         .collect();
     p.shadow([x, z], [1.1, 0.6], 0.7, false);
@@ -333,7 +333,70 @@ fn branch(p: &mut Painter<'_>, [x, z]: [f32; 2], rng: &mut Rng) {
     p.surface(&bar([x - 0.85, 0.08], [x + 0.8, tip], 0.14, z), Facing::Near, OOD, bark);
     for k in 0..6 {
         let root = [x - 0.6 + 0.24 * k as f32, 0.1];
-        let end = [root[0] + rng.range(0.1, 0.4), rng.range(0.26, 0.5)];
+        let high = if k == 3 { 0.5 } else { rng.range(0.26, 0.48) };
+        let end = [root[0] + rng.range(0.1, 0.4), high];
         p.surface(&bar(root, end, 0.05, z), Facing::Near, OOD, bark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::canvas::Canvas;
+    use super::super::{Scene, SceneConfig, paste_object};
+    use super::*;
+
+    /// The labels of one obstacle 8 m ahead, alone on a canvas of 640x360, and the focal length.
+    fn alone(kind: Kind, seed: u64) -> (Vec<u8>, f32) {
+        let scene = Scene::new(2, &SceneConfig::default()).unwrap();
+        let (view, mut canvas) = (scene.view(0.0), Canvas::new(640, 360, 0));
+        let (light, street) = (&scene.light, &scene.street);
+        let mut painter = Painter { canvas: &mut canvas, view: &view, light, street };
+        kind.draw(&mut painter, &Spot { x: view.x, z: 8.0, side: 1.0, length: 0.0, seed });
+        (canvas.labels, view.focal)
+    }
+
+    #[test]
+    fn obstacles_are_drawn_as_high_as_they_say() {
+        for kind in Kind::BIG.into_iter().chain(Kind::SMALL) {
+            for seed in 0..3 {
+                let (labels, focal) = alone(kind, seed);
+                let rows = labels.chunks_exact(640).filter(|row| row.contains(&OOD)).count();
+                let share = rows as f32 * 8.0 / focal / kind.height();
+                assert!((0.9..1.1).contains(&share), "{kind:?} {share}");
+            }
+        }
+    }
+
+    /// A mask's bounding box brought to 24x24.
+    fn outline(mask: &[bool], width: usize) -> Vec<bool> {
+        let rows: Vec<usize> = (0..mask.len() / width)
+            .filter(|v| mask[v * width..(v + 1) * width].contains(&true))
+            .collect();
+        let columns: Vec<usize> =
+            (0..width).filter(|u| rows.iter().any(|v| mask[v * width + u])).collect();
+        let at = |line: &[usize], k: usize| line[0] + (line[line.len() - 1] - line[0]) * k / 23;
+        (0..24 * 24).map(|k| mask[at(&rows, k / 24) * width + at(&columns, k % 24)]).collect()
+    }
+
+    #[test]
+    fn no_outline_of_the_paste_pool_is_an_obstacles() {
+        let pasted: Vec<Vec<bool>> = (0..300)
+            .map(|seed| {
+                let cutout = paste_object(seed, 48);
+                let mask: Vec<bool> = cutout.rgba.chunks_exact(4).map(|p| p[3] != 0).collect();
+                outline(&mask, cutout.width as usize)
+            })
+            .collect();
+        for kind in Kind::BIG.into_iter().chain(Kind::SMALL) {
+            let mask: Vec<bool> = alone(kind, 1).0.iter().map(|&label| label == OOD).collect();
+            let shape = outline(&mask, 640);
+            let overlap = |other: &Vec<bool>| {
+                let both = shape.iter().zip(other).filter(|(a, b)| **a && **b).count();
+                let any = shape.iter().zip(other).filter(|(a, b)| **a || **b).count();
+                both as f32 / any as f32
+            };
+            let most = pasted.iter().map(overlap).fold(0.0, f32::max);
+            assert!(most < 0.9, "{kind:?}: {most} of the union in common with a paste object");
+        }
     }
 }

@@ -42,14 +42,22 @@ pub(crate) struct World<'a> {
     seconds: f64,
     /// The camera's speed, metres per second.
     speed: f32,
-    /// In the order of painting once [`World::sorted`].
+    /// Obstacles lie along the road: nothing drives in our lane and the one beside it.
+    clear: bool,
+    /// Unordered until [`World::sorted`].
     items: Vec<Item>,
 }
 
 impl<'a> World<'a> {
-    /// Everything known of a frame; `unknowns` are already in place.
-    pub(crate) fn new(street: &'a Street, view: &'a View, seconds: f64, speed: f32) -> Self {
-        let mut world = Self { street, view, seconds, speed, items: Vec::new() };
+    /// Everything known of a frame.
+    pub(crate) fn new(
+        street: &'a Street,
+        view: &'a View,
+        seconds: f64,
+        speed: f32,
+        clear: bool,
+    ) -> Self {
+        let mut world = Self { street, view, seconds, speed, clear, items: Vec::new() };
         for side in [-1.0, 1.0] {
             world.built(side);
             world.grown(side);
@@ -65,10 +73,11 @@ impl<'a> World<'a> {
     /// Adds unknown obstacles, and takes away road users who would stand in one of them.
     pub(crate) fn with_unknowns(mut self, unknowns: &[(Kind, Spot)]) -> Self {
         for (kind, spot) in unknowns {
+            let clear = self.clear;
             self.items.retain(|item| {
                 let gap = (item.spot.x - spot.x).abs();
                 let ahead = spot.z - item.spot.z;
-                gap > 2.0 || !(-2.5..14.0).contains(&ahead)
+                clear || gap > 2.0 || !(-2.5..14.0).contains(&ahead)
             });
             self.items.push(Item { depth: spot.z, spot: *spot, what: What::Unknown(*kind) });
         }
@@ -107,7 +116,7 @@ impl<'a> World<'a> {
     }
 
     /// Something that stands at its own depth.
-    fn stand(&mut self, draw: Draw, x: f32, z: f32, side: f32, rng: &mut Rng) {
+    fn stand(&mut self, draw: Draw, [x, z]: [f32; 2], side: f32, rng: &mut Rng) {
         let spot = Spot { x, z, side, length: 0.0, seed: rng.bits() };
         self.push(z, spot, What::Known(draw));
     }
@@ -165,7 +174,7 @@ impl<'a> World<'a> {
             }
             if street.place != Place::Town && rng.chance(0.4) {
                 let x = side * (edge + walk + rng.range(0.5, 1.0).min(line - walk + 0.3));
-                self.stand(nature::bush, x, z + 3.0, side, &mut rng);
+                self.stand(nature::bush, [x, z + 3.0], side, &mut rng);
             }
         }
     }
@@ -184,14 +193,14 @@ impl<'a> World<'a> {
         let country = street.place == Place::Country;
         for (mut rng, z) in self.slots(stream, 28.0, 0.0) {
             if rng.chance(if country { 0.15 } else { 0.75 }) {
-                self.stand(furniture::lamp_post, x, z + 6.0, side, &mut rng);
+                self.stand(furniture::lamp_post, [x, z + 6.0], side, &mut rng);
             }
             if rng.chance(0.3) {
                 let out = x + side * street.of(street.walk, side);
-                self.stand(furniture::pole, out, z + 17.0, side, &mut rng);
+                self.stand(furniture::pole, [out, z + 17.0], side, &mut rng);
             }
             if rng.chance(0.5) {
-                self.stand(furniture::sign, x, z + rng.range(9.0, 24.0), side, &mut rng);
+                self.stand(furniture::sign, [x, z + rng.range(9.0, 24.0)], side, &mut rng);
             }
         }
     }
@@ -204,17 +213,12 @@ impl<'a> World<'a> {
         let x = side * (street.edge(side) - 1.1);
         for (mut rng, z) in self.slots(stream, 12.0, 0.0).filter(|_| street.parking > 0.0) {
             if rng.chance(0.08) {
-                self.stand(vehicles::truck, x, z, side, &mut rng);
+                self.stand(vehicles::truck, [x, z], side, &mut rng);
             } else {
                 for shift in [0.0, 6.0] {
                     if rng.chance(crowd) {
-                        self.stand(
-                            vehicles::car,
-                            x,
-                            z + shift + rng.range(0.0, 0.8),
-                            side,
-                            &mut rng,
-                        );
+                        let z = z + shift + rng.range(0.0, 0.8);
+                        self.stand(vehicles::car, [x, z], side, &mut rng);
                     }
                 }
             }
@@ -223,9 +227,9 @@ impl<'a> World<'a> {
         for (mut rng, z) in self.slots(stream + 2, 9.0, 0.0).filter(|_| walk > 0.0) {
             let x = side * (street.edge(side) + rng.range(0.9, 1.2));
             if rng.chance(0.35 * crowd) {
-                self.stand(people::bicycle, x, z + 2.0, side, &mut rng);
+                self.stand(people::bicycle, [x, z + 2.0], side, &mut rng);
             } else if rng.chance(0.22 * crowd) {
-                self.stand(people::motorcycle, x, z + 2.0, side, &mut rng);
+                self.stand(people::motorcycle, [x, z + 2.0], side, &mut rng);
             }
         }
     }
@@ -259,9 +263,10 @@ impl<'a> World<'a> {
         for (mut rng, z) in self.crossings() {
             for side in [-1.0, 1.0] {
                 let x = side * (street.edge(side) + 0.6);
-                self.stand(furniture::traffic_light, x, z - 1.0, side, &mut rng);
+                self.stand(furniture::traffic_light, [x, z - 1.0], side, &mut rng);
             }
-            let wide = street.edge(-1.0) + street.edge(1.0);
+            // They keep to the half that we do not drive through.
+            let wide = street.edge(-1.0) + street.own_lane() - 1.4;
             for _ in 0..floor(3.9 * street.crowd) {
                 let way = 1.3 * narrow(self.seconds % 1000.0) + rng.range(0.0, wide);
                 let x = way - wide * floor(way / wide) as f32 - street.edge(-1.0);
@@ -281,7 +286,7 @@ impl<'a> World<'a> {
     pub(crate) fn crossings(&self) -> Vec<(Rng, f32)> {
         let share = if self.street.place == Place::Country { 0.0 } else { 0.75 };
         self.slots(150, 90.0, 0.0)
-            .filter_map(|(mut rng, z)| rng.chance(share).then(|| (rng, z + 20.0)))
+            .filter_map(|(mut rng, z)| rng.chance(share).then_some((rng, z + 20.0)))
             .filter(|(_, z)| *z > -5.0 && *z < 110.0)
             .collect()
     }
@@ -291,7 +296,8 @@ impl<'a> World<'a> {
         let street = self.street;
         let spot = |(mut rng, z): (Rng, f32)| {
             let x = rng.range(-street.edge(-1.0) + 1.7, street.edge(1.0) - 1.7);
-            rng.chance(0.5).then(|| Spot { x, z, side: 1.0, length: 0.0, seed: rng.bits() })
+            let spot = Spot { x, z, side: 1.0, length: 0.0, seed: rng.bits() };
+            rng.chance(0.5).then_some(spot)
         };
         self.slots(160, 14.0, 0.0).filter_map(spot).filter(|spot| spot.z < 80.0).collect()
     }
@@ -300,24 +306,30 @@ impl<'a> World<'a> {
     fn traffic(&mut self) {
         let street = self.street;
         let own = self.speed;
-        let sway = 0.12 * sin(narrow(self.seconds % 1000.0) / 7.0);
-        for lane in 0..floor(street.lanes[1]) {
-            let x = (lane as f32 + 0.5) * street.lane + sway;
-            let ours = (x - sway - street.own_lane()).abs() < 0.1;
+        let free = |x: f32| !self.clear || (x - street.own_lane()).abs() > 1.2 * street.lane;
+        let lanes = |side: f32| {
+            (0..floor(street.of(street.lanes, side)))
+                .map(move |lane| (lane, side * (lane as f32 + 0.5) * street.lane))
+                .filter(|&(_, x)| free(x))
+                .collect::<Vec<_>>()
+        };
+        let (left, right) = (lanes(-1.0), lanes(1.0));
+        let sway = 0.12 * sin(narrow(self.seconds % 1000.0) / 8.0);
+        for (lane, x) in right {
+            let ours = (x - street.own_lane()).abs() < 0.1;
             let speed = if ours { own } else { 1.12 * own };
             for (mut rng, z) in self.slots(170 + lane as u64, 34.0, speed) {
                 let z = z + rng.range(0.0, 14.0);
                 if rng.chance(0.8 * street.crowd) && (!ours || z > 13.0) {
-                    self.drive(x, z, 1.0, &mut rng);
+                    self.drive(x + sway, z, 1.0, &mut rng);
                 }
             }
         }
-        for lane in 0..floor(street.lanes[0]) {
-            let x = -(lane as f32 + 0.5) * street.lane;
+        for (lane, x) in left {
             if street.tram && lane == 0 {
                 for (mut rng, z) in self.slots(180, 70.0, -8.0) {
                     if rng.chance(0.85) {
-                        self.stand(vehicles::tram, x, z, -1.0, &mut rng);
+                        self.stand(vehicles::tram, [x, z], -1.0, &mut rng);
                     }
                 }
                 continue;
@@ -328,11 +340,11 @@ impl<'a> World<'a> {
                 }
             }
         }
-        for (side, speed) in [(1.0, 4.5), (-1.0, -4.0)] {
+        for (side, speed) in [(1.0, 4.5), (-1.0, -4.0)].into_iter().skip(usize::from(self.clear)) {
             let x = side * (street.edge(side) - street.parking - 0.5);
             for (mut rng, z) in self.slots(185 + u64::from(side > 0.0), 30.0, speed) {
                 if rng.chance(0.5 * street.crowd) {
-                    self.stand(people::cyclist, x, z + rng.range(0.0, 12.0), side, &mut rng);
+                    self.stand(people::cyclist, [x, z + rng.range(0.0, 12.0)], side, &mut rng);
                 }
             }
         }

@@ -1,0 +1,148 @@
+//! One DDS participant with its ROS node, as one value: dropping it ends every thread and socket of it.
+//!
+//! RustDDS loses a peer for good that was silent for longer than its lease, so a participant must be
+//! replaceable while the process runs; that takes about 0.2 s.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread::{self, JoinHandle};
+
+use ros2_client::dds::rustdds::policy::{Durability, History, Reliability, ResourceLimits};
+use ros2_client::dds::rustdds::{
+    DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind, discovery,
+};
+use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
+use serde::Serialize;
+
+use super::args::Network;
+use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
+use crate::Result;
+
+/// A participant, its node and the thread that keeps the node in the ROS graph.
+pub(crate) struct Participant {
+    // Fields drop in this order: the node stops the spinner, the spinner's end frees the context.
+    node: Option<Node>,
+    spinner: Option<JoinHandle<()>>,
+    context: Context,
+}
+
+impl Participant {
+    /// Joins the domain under a node name.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`] where there is no socket, no interface or no free participant number.
+    pub(crate) fn new(network: Network, namespace: &str, name: &str) -> Result<Self> {
+        let what = || format!("joining ROS domain {} as {name}", network.domain_id);
+        let mut builder = DomainParticipantBuilder::new(network.domain_id)
+            .socket_receive_buffer_size(RECEIVE_BUFFER)
+            .socket_send_buffer_size(SEND_BUFFER);
+        if network.localhost_only {
+            builder = builder.with_only_networks([IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        }
+        let participant = builder.build().map_err(failed(what))?;
+        let context = Context::from_domain_participant(participant).map_err(failed(what))?;
+        let name = NodeName::new(namespace, name).map_err(failed(what))?;
+        let options = NodeOptions::new().enable_rosout(false).start_parameter_services(false);
+        let mut node = context.new_node(name, options).map_err(failed(what))?;
+        let spinner = node.spinner().map_err(failed(what))?;
+        let spin = move || {
+            if let Err(error) = smol::block_on(spinner.spin()) {
+                log::error!("the ROS graph is no longer followed: {error}");
+            }
+        };
+        let spinner = thread::Builder::new().name("ros spinner".into()).spawn(spin);
+        let spinner = Some(spinner.map_err(failed(what))?);
+        Ok(Self { node: Some(node), spinner, context })
+    }
+
+    fn node(&mut self, topic: &str) -> Result<&mut Node> {
+        let shut_down = || failed(|| topic.to_owned())("the node was shut down");
+        self.node.as_mut().ok_or_else(shut_down)
+    }
+
+    /// A topic by its absolute name and type, such as `sensor_msgs/msg/Image`.
+    fn topic(&self, name: &str, type_name: &str, qos: &QosPolicies) -> Result<Topic> {
+        let (name, type_name) = (dds_name(name), dds_type(type_name));
+        let participant = self.context.domain_participant();
+        let topic = participant.create_topic(name.clone(), type_name, qos, TopicKind::NoKey);
+        topic.map_err(failed(|| format!("topic {name}")))
+    }
+
+    /// A subscription that holds at most one unread message.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn subscribe<M: 'static>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+        reliable: bool,
+    ) -> Result<Subscription<M>> {
+        // RustDDS keeps 64 unread samples by default, and hands out the oldest first. The profile of
+        // ros2-client cannot carry the limit, so the topic does.
+        let limits =
+            ResourceLimits { max_samples: 1, max_instances: 1, max_samples_per_instance: 1 };
+        let qos = newest(reliable).resource_limits(limits).build();
+        let topic = self.topic(name, type_name, &qos)?;
+        self.node(name)?.create_subscription(&topic, None).map_err(failed(|| name.to_owned()))
+    }
+
+    /// A publisher of the newest message; a `latched` one is for late subscribers too.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn publish<M: Serialize>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+        (reliable, latched): (bool, bool),
+    ) -> Result<Publisher<M>> {
+        let durability = if latched { Durability::TransientLocal } else { Durability::Volatile };
+        let qos = newest(reliable).durability(durability).build();
+        let topic = self.topic(name, type_name, &qos)?;
+        self.node(name)?.create_publisher(&topic, None).map_err(failed(|| name.to_owned()))
+    }
+
+    /// What the discovered writers of the topic offer: `None` without writers, else whether all are
+    /// reliable. Writers of another type do not count.
+    pub(crate) fn offered(&self, name: &str, type_name: &str) -> Option<bool> {
+        let (name, type_name) = (dds_name(name), dds_type(type_name));
+        let writers = self.context.domain_participant().discovered_writers();
+        let writers = writers.iter().map(|writer| &writer.publication_topic_data);
+        let of_topic = writers.filter(|w| w.topic_name == name && w.type_name == type_name);
+        of_topic.map(|w| w.reliability != Some(Reliability::BestEffort)).reduce(|a, b| a && b)
+    }
+
+    /// Absolute names of the topics that somebody reads, each with whether a reader asks for reliability.
+    pub(crate) fn read_topics(&self) -> Vec<(String, bool)> {
+        let readers = self.context.domain_participant().discovered_readers();
+        let readers = readers.iter().map(|reader| &reader.subscription_topic_data);
+        let topic = |reader: &discovery::SubscriptionBuiltinTopicData| {
+            let name = reader.topic_name.strip_prefix("rt")?.to_owned();
+            let reliability = reader.qos().reliability();
+            Some((name, matches!(reliability, Some(Reliability::Reliable { .. }))))
+        };
+        readers.filter_map(topic).collect()
+    }
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        drop(self.node.take());
+        if let Some(Err(_)) = self.spinner.take().map(JoinHandle::join) {
+            log::error!("the thread of the ROS graph panicked");
+        }
+    }
+}
+
+/// Depth 1; a reliable writer never waits for room: what is newest now is not in a moment.
+fn newest(reliable: bool) -> QosPolicyBuilder {
+    let reliability = match reliable {
+        true => Reliability::Reliable { max_blocking_time: Duration::ZERO },
+        false => Reliability::BestEffort,
+    };
+    QosPolicyBuilder::new().reliability(reliability).history(History::KeepLast { depth: 1 })
+}
+
+fn dds_name(name: &str) -> String {
+    format!("rt{name}")
+}

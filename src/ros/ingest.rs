@@ -1,0 +1,436 @@
+//! From the network to the slots: one thread and one DDS participant per camera.
+//!
+//! A camera's socket, event loop and rebuilds are its own, so none disturbs another. The thread only
+//! copies bytes; pixels are decoded by whoever takes the frame out of the slot.
+
+use std::pin::pin;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use futures::stream::{FusedStream, StreamExt};
+use futures::{FutureExt, select_biased};
+use ros2_client::{ReadError, ReadResult};
+use serde::de;
+
+use super::args::{Names, Network};
+use super::context::Participant;
+use super::slot::{Slot, slot};
+use crate::config::{NodeConfig, Reliability, Transport};
+use crate::image::Image;
+use crate::msg::{COMPRESSED_IMAGE, CompressedImage, IMAGE};
+use crate::{Error, Result};
+
+/// One message of a camera on its way to the main thread.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Messages received from the camera so far, this one included.
+    pub(crate) sequence: u64,
+    /// Those of them that a newer one replaced unread.
+    pub(crate) dropped: u64,
+    pub(crate) received: Instant,
+    pub(crate) payload: Payload,
+}
+
+/// What the message held.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    Raw(Image),
+    Compressed(CompressedImage),
+    /// CDR that is not the message its topic promises, with the decoder's words.
+    Undecodable(String),
+}
+
+/// A running camera: its slot, and the way back for buffers that were read.
+#[derive(Debug)]
+pub(crate) struct Camera {
+    pub(crate) slot: Receiver<Frame>,
+    buffers: Sender<Vec<u8>>,
+    thread: JoinHandle<()>,
+}
+
+impl Camera {
+    /// Starts the thread of the camera called `name`; it ends when `stop` is closed.
+    ///
+    /// # Errors
+    /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow.
+    pub(crate) fn start(
+        name: &str,
+        names: &Names,
+        network: Network,
+        config: &NodeConfig,
+        stop: smol::channel::Receiver<()>,
+    ) -> Result<Self> {
+        let raw = format!("{name}/image_raw");
+        let (slot, reader) = slot();
+        let (buffers, recycled) = bounded(2);
+        let ingest = Ingest {
+            node: (
+                names.namespace().to_owned(),
+                format!("{}_{name}", names.node()).replace('/', "_"),
+            ),
+            raw: names.topic(&raw)?,
+            compressed: names.twin(&raw, "compressed")?,
+            network,
+            transport: config.transport,
+            reliability: config.reliability,
+            max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
+            slot,
+            buffers: buffers.clone(),
+            recycled,
+            stop,
+            sequence: 0,
+            dropped: 0,
+            watchdog: Watchdog::new(config.silence_ms),
+        };
+        let participant = ingest.join()?;
+        let thread = thread::Builder::new().name(format!("ingest {name}"));
+        let thread = thread.spawn(move || ingest.run(participant)).map_err(|error| Error::Ros {
+            what: format!("thread of camera {name}"),
+            problem: error.to_string(),
+        })?;
+        Ok(Self { slot: reader, buffers, thread })
+    }
+
+    /// Hands a buffer back to be filled again.
+    pub(crate) fn recycle(&self, buffer: Vec<u8>) {
+        // Full or gone: the allocator takes it.
+        drop(self.buffers.try_send(buffer));
+    }
+
+    /// Waits for the thread's end, which follows the closing of `stop`.
+    ///
+    /// # Errors
+    /// [`Error::Ros`] when it ended in a panic.
+    pub(crate) fn join(self) -> Result<()> {
+        let name = self.thread.thread().name().unwrap_or_default().to_owned();
+        let panicked = |_payload| Error::Ros { what: name, problem: "it panicked".into() };
+        self.thread.join().map_err(panicked)
+    }
+}
+
+/// The topic and QoS that are read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Source {
+    compressed: bool,
+    reliable: bool,
+}
+
+/// What lives on the thread.
+struct Ingest {
+    node: (String, String),
+    raw: String,
+    compressed: String,
+    network: Network,
+    transport: Transport,
+    reliability: Reliability,
+    max_bytes: usize,
+    slot: Slot<Frame>,
+    buffers: Sender<Vec<u8>>,
+    recycled: Receiver<Vec<u8>>,
+    stop: smol::channel::Receiver<()>,
+    sequence: u64,
+    dropped: u64,
+    watchdog: Watchdog,
+}
+
+/// How often discovery and silence are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Ingest {
+    fn join(&self) -> Result<Participant> {
+        Participant::new(self.network, &self.node.0, &self.node.1)
+    }
+
+    /// Reads until told to stop, through as many participants as it takes.
+    fn run(mut self, participant: Participant) {
+        let mut source = Source {
+            compressed: self.transport == Transport::Compressed,
+            reliable: self.reliability == Reliability::Reliable,
+        };
+        let mut first = Some(participant);
+        while !self.stop.is_closed() {
+            let participant = first.take().map_or_else(|| self.join(), Ok);
+            let read = participant
+                .and_then(|participant| smol::block_on(self.read(participant, &mut source)));
+            if let Err(error) = read {
+                log::error!("{}; trying again in a second", error.chain());
+                let pause = smol::Timer::after(Duration::from_secs(1));
+                smol::block_on(futures::future::select(pin!(self.stop.recv()), pause));
+            }
+        }
+    }
+
+    /// Reads with one participant until told to stop or the camera falls silent.
+    async fn read(&mut self, mut participant: Participant, source: &mut Source) -> Result<()> {
+        loop {
+            let topic = if source.compressed { &self.compressed } else { &self.raw };
+            let reliability = if source.reliable { "reliable" } else { "best effort" };
+            log::info!("reading {topic} ({reliability})");
+            match self.follow(&mut participant, *source).await? {
+                Some(better) => *source = better,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Subscribes to `source`; returns the better one that showed up, or `None` when this is over.
+    async fn follow(
+        &mut self,
+        participant: &mut Participant,
+        source: Source,
+    ) -> Result<Option<Source>> {
+        if source.compressed {
+            let topic = participant.subscribe(
+                &self.compressed,
+                COMPRESSED_IMAGE.type_name,
+                source.reliable,
+            )?;
+            let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
+            self.drain(participant, source, messages).await
+        } else {
+            let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
+            let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
+            let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
+            self.drain(participant, source, messages).await
+        }
+    }
+
+    async fn drain(
+        &mut self,
+        participant: &Participant,
+        source: Source,
+        messages: impl FusedStream<Item = ReadResult<Payload>>,
+    ) -> Result<Option<Source>> {
+        let mut messages = pin!(messages);
+        let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
+        let stop = self.stop.clone();
+        loop {
+            select_biased! {
+                _ = stop.recv().fuse() => return Ok(None),
+                _ = tick.select_next_some() => {
+                    if let Some(best) = self.best(participant) {
+                        self.watchdog.publisher(Instant::now());
+                        if best != source {
+                            return Ok(Some(best));
+                        }
+                    }
+                    if let Some(silent) = self.watchdog.expired(Instant::now()) {
+                        log::warn!("{}: silent for {silent:.0?}, joining DDS anew", self.raw);
+                        return Ok(None);
+                    }
+                }
+                message = messages.select_next_some() => match message {
+                    Ok(payload) => self.put(payload),
+                    Err(ReadError::Deserialization { reason }) => {
+                        self.put(Payload::Undecodable(reason));
+                    }
+                    Err(error) => {
+                        let what = format!("reading {}", self.raw);
+                        return Err(Error::Ros { what, problem: error.to_string() });
+                    }
+                },
+            }
+        }
+    }
+
+    /// The source to read, given the publishers that are known; `None` while there are none.
+    fn best(&self, participant: &Participant) -> Option<Source> {
+        let raw = participant.offered(&self.raw, IMAGE.type_name).map(|reliable| (false, reliable));
+        let compressed = participant.offered(&self.compressed, COMPRESSED_IMAGE.type_name);
+        let compressed = compressed.map(|reliable| (true, reliable));
+        let (compressed, offered) = match self.transport {
+            Transport::Auto => raw.or(compressed),
+            Transport::Raw => raw,
+            Transport::Compressed => compressed,
+        }?;
+        let reliable = match self.reliability {
+            Reliability::Auto => offered,
+            Reliability::Reliable => true,
+            Reliability::BestEffort => false,
+        };
+        Some(Source { compressed, reliable })
+    }
+
+    fn put(&mut self, payload: Payload) {
+        let received = Instant::now();
+        self.watchdog.message(received);
+        self.sequence += 1;
+        self.slot.put(|unread| {
+            self.dropped += u64::from(unread.is_some());
+            if let Some(Frame { payload: Payload::Raw(image), .. }) = unread {
+                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
+            }
+            Frame { sequence: self.sequence, dropped: self.dropped, received, payload }
+        });
+    }
+}
+
+/// Tells a camera that fell silent from one that was never there.
+#[derive(Debug)]
+struct Watchdog {
+    /// Zero: never.
+    silence: Duration,
+    /// Doubles with every rebuild that brought nothing.
+    patience: Duration,
+    /// The last message, or what stands for it; `None` until the camera was seen.
+    since: Option<Instant>,
+}
+
+impl Watchdog {
+    const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
+    fn new(silence_ms: u32) -> Self {
+        let silence = Duration::from_millis(silence_ms.into());
+        Self { silence, patience: silence, since: None }
+    }
+
+    fn message(&mut self, now: Instant) {
+        (self.patience, self.since) = (self.silence, Some(now));
+    }
+
+    fn publisher(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// The length of a silence that calls for a new participant; the next one has to be longer.
+    fn expired(&mut self, now: Instant) -> Option<Duration> {
+        let silent = now.duration_since(self.since?);
+        if self.silence.is_zero() || silent < self.patience {
+            return None;
+        }
+        self.patience = (2 * self.patience).min(Self::MAX_PATIENCE.max(self.silence));
+        self.since = Some(now);
+        Some(silent)
+    }
+}
+
+/// Decodes `sensor_msgs/Image` with its pixels copied once, into a buffer that was used before.
+#[derive(Clone)]
+struct ImageSeed {
+    recycled: Receiver<Vec<u8>>,
+    max_bytes: usize,
+}
+
+impl<'de> de::DeserializeSeed<'de> for ImageSeed {
+    type Value = Image;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Image, D::Error> {
+        deserializer.deserialize_tuple(7, self)
+    }
+}
+
+impl<'de> de::Visitor<'de> for ImageSeed {
+    type Value = Image;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("sensor_msgs/Image")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut fields: A) -> Result<Image, A::Error> {
+        fn next<'de, T: de::Deserialize<'de>, A: de::SeqAccess<'de>>(
+            fields: &mut A,
+        ) -> Result<T, A::Error> {
+            fields.next_element()?.ok_or_else(|| de::Error::custom("the message ends early"))
+        }
+        let mut image = Image {
+            header: next(&mut fields)?,
+            height: next(&mut fields)?,
+            width: next(&mut fields)?,
+            encoding: next(&mut fields)?,
+            is_bigendian: next(&mut fields)?,
+            step: next(&mut fields)?,
+            data: self.recycled.try_recv().unwrap_or_default(),
+        };
+        image.data.clear();
+        let filled = Pixels { into: &mut image.data, max_bytes: self.max_bytes };
+        fields.next_element_seed(filled)?.ok_or_else(|| de::Error::custom("no pixels"))?;
+        Ok(image)
+    }
+}
+
+/// Copies a byte sequence, at most `max_bytes` of it: an image that needs more is refused by its size.
+struct Pixels<'a> {
+    into: &'a mut Vec<u8>,
+    max_bytes: usize,
+}
+
+impl<'de> de::DeserializeSeed<'de> for Pixels<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<'de> de::Visitor<'de> for Pixels<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a byte sequence")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
+        self.into.extend_from_slice(&bytes[..bytes.len().min(self.max_bytes)]);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+
+    use ros2_client::dds::rustdds::RepresentationIdentifier;
+    use ros2_client::dds::rustdds::no_key::Decode;
+    use ros2_client::dds::rustdds::serialization::CdrDeserializeSeedDecoder;
+
+    use super::*;
+
+    fn seeded(bytes: &[u8], recycled: &[u8], max_bytes: usize) -> Option<Image> {
+        let (buffers, receiver) = bounded(1);
+        buffers.send(recycled.to_vec()).unwrap();
+        let seed = ImageSeed { recycled: receiver, max_bytes };
+        let decoder = CdrDeserializeSeedDecoder::new(seed, PhantomData::<()>);
+        let body = &bytes[4..]; // after the encapsulation header
+        decoder.decode_bytes(body, RepresentationIdentifier::CDR_LE).ok()
+    }
+
+    #[test]
+    fn the_seed_reads_what_the_derived_code_writes() {
+        let image = Image {
+            header: crate::msg::Header { frame_id: "front".into(), ..Default::default() },
+            height: 2,
+            width: 3,
+            encoding: "mono8".into(),
+            step: 4,
+            data: (1..=8).collect(),
+            ..Default::default()
+        };
+        let bytes = cdr::serialize::<_, _, cdr::CdrLe>(&image, cdr::Infinite).unwrap();
+        assert_eq!(seeded(&bytes, b"an older frame", 64), Some(image));
+        assert_eq!(seeded(&bytes, b"", 5).unwrap().data, [1, 2, 3, 4, 5]);
+        for cut in 4..bytes.len() {
+            assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn silence_is_answered_once_and_then_with_growing_patience() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut dog = Watchdog::new(3000);
+        assert_eq!(dog.expired(at(100)), None, "never seen");
+        dog.message(at(100));
+        assert_eq!(dog.expired(at(102)), None);
+        assert_eq!(dog.expired(at(103)), Some(Duration::from_secs(3)));
+        assert_eq!(dog.expired(at(108)), None);
+        assert_eq!(dog.expired(at(109)), Some(Duration::from_secs(6)));
+        for (now, silent) in [(121, 12), (145, 24), (193, 48), (253, 60), (313, 60)] {
+            assert_eq!(dog.expired(at(now)), Some(Duration::from_secs(silent)));
+        }
+        dog.message(at(314));
+        dog.publisher(at(316));
+        assert_eq!(dog.expired(at(317)), Some(Duration::from_secs(3)));
+        assert_eq!(Watchdog::new(0).expired(at(999)), None);
+    }
+}

@@ -1,0 +1,379 @@
+//! The real binary over real DDS, with an independent peer (Cyclone DDS) as cameras and as readers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ood_segmentation::checkpoint;
+use ood_segmentation::config::ClassTable;
+use ood_segmentation::model::{Model, ModelConfig};
+use serde_json::{Value, json};
+
+/// Longest wait for anything; a loaded machine may need much of it, a working one a fraction.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Lines of a child's output, as they come.
+fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    let read = move || {
+        BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    };
+    drop(thread::Builder::new().spawn(read).unwrap());
+    receiver
+}
+
+struct Peer {
+    child: Child,
+    commands: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Peer {
+    /// The peer in a domain, or `None` with a visible word where its Python packages are missing.
+    fn start(domain: u16) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join(".venv/bin/python");
+        let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
+        if !import.is_ok_and(|output| output.status.success()) {
+            eprintln!(
+                "SKIP: no DDS peer; `make test` installs tests/peers/requirements.txt in .venv"
+            );
+            return None;
+        }
+        let mut child = Command::new(python)
+            .arg(root.join("tests/peers/peer.py"))
+            .env("ROS_DOMAIN_ID", domain.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (commands, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Some(Self { child, commands, lines: lines(output) })
+    }
+
+    fn tell(&mut self, command: &Value) {
+        writeln!(self.commands, "{command}").unwrap();
+    }
+
+    /// The next line that `is_it` likes, among those that come in time.
+    fn wait(&self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {what} came"));
+            let line: Value = serde_json::from_str(&line).unwrap();
+            assert!(line.get("error").is_none(), "{line}");
+            if is_it(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// Does the command and waits for its answer.
+    fn ask(&mut self, command: &Value) {
+        self.tell(command);
+        self.wait("answer", |line| line.get("done") == command.get("do"));
+    }
+
+    fn read_status(&mut self, topic: &str) {
+        let (reliable, latched) = (true, true);
+        let command = json!({"do": "read", "topic": topic, "type": "status", "reliable": reliable,
+            "latched": latched});
+        self.ask(&command);
+    }
+
+    /// Repeats the command until a line comes that `is_it` likes. Discovery ends on one side first, so
+    /// what a new writer says at once may be lost.
+    fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        let wait = Duration::from_millis(500);
+        while Instant::now() < end {
+            self.tell(command);
+            while let Ok(line) = self.lines.recv_timeout(wait) {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                assert!(line.get("error").is_none(), "{line}");
+                if is_it(&line) {
+                    // What is still under way may not be taken for an answer to a later command.
+                    while self.lines.recv_timeout(wait).is_ok() {}
+                    return;
+                }
+            }
+        }
+        panic!("nothing came of {command}");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+struct Node {
+    child: Child,
+    log: Receiver<String>,
+    _folder: tempfile::TempDir,
+}
+
+/// A small network with fixed random weights.
+fn weights(folder: &Path) -> PathBuf {
+    let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
+    tch::manual_seed(7);
+    let path = folder.join("tiny.safetensors");
+    checkpoint::save(&Model::new(&config, tch::Device::Cpu).unwrap(), &path).unwrap();
+    path
+}
+
+fn command(domain: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
+    command.env("ROS_DOMAIN_ID", domain.to_string()).stderr(Stdio::piped());
+    command
+}
+
+impl Node {
+    fn start(domain: u16, ros_args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = format!("model.weights:={}", weights(folder.path()).display());
+        let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
+        let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
+        let log = lines(child.stderr.take().unwrap());
+        Self { child, log, _folder: folder }
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Its exit status and what it logged.
+    fn end(&mut self) -> (ExitStatus, String) {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, self.log.iter().collect::<Vec<_>>().join("\n"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the node did not end");
+    }
+
+    /// Resident memory, MB.
+    fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let pages = std::fs::read_to_string(path).unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_000_000
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        self.child.wait().unwrap();
+    }
+}
+
+fn is_status(line: &Value) -> bool {
+    line.get("state").is_some()
+}
+
+fn picture(topic: &str, stamp: u32) -> Value {
+    json!({"do": "image", "topic": topic, "height": 42, "width": 70, "encoding": "mono8", "fill": 90,
+        "stamp": [stamp, 5], "frame_id": "front_optical"})
+}
+
+#[test]
+fn every_output_comes_back_with_the_frames_own_header_under_remapped_names() {
+    let Some(mut peer) = Peer::start(30) else { return };
+    let remaps =
+        ["-r", "__ns:=/car", "-r", "camera/image_raw:=/front", "-r", "camera/ood/image:=mask"];
+    let mut node = Node::start(30, &remaps);
+    let outputs = [
+        ("/car/camera/semantic/image", "image", "mono8", 42 * 70),
+        ("/car/camera/semantic/confidence", "image", "mono8", 42 * 70),
+        ("/car/mask", "image", "mono8", 42 * 70),
+        ("/car/camera/ood/score", "image", "32FC1", 4 * 42 * 70),
+        ("/car/camera/overlay/image", "image", "rgb8", 3 * 42 * 70),
+        ("/car/camera/semantic/image/compressed", "compressed", "mono8; png compressed ", 0),
+        ("/car/mask/compressed", "compressed", "mono8; png compressed ", 0),
+        ("/car/camera/overlay/image/compressed", "compressed", "rgb8; jpeg compressed bgr8", 0),
+    ];
+    for (topic, kind, ..) in outputs {
+        peer.ask(&json!({"do": "read", "topic": topic, "type": kind}));
+    }
+    peer.read_status("/car/camera/status");
+    peer.repeat(&picture("/front", 1), is_status);
+    peer.tell(&picture("/front", 77));
+    let mut seen = std::collections::BTreeSet::new();
+    peer.wait("complete set of outputs", |line| {
+        if line["stamp"] != json!([77, 5]) || line["frame_id"] != "front_optical" {
+            return false;
+        }
+        let topic = line["topic"].as_str().unwrap();
+        seen.insert(topic.to_owned());
+        let Some((_, kind, format, length)) = outputs.iter().find(|output| output.0 == topic)
+        else {
+            assert_eq!((&line["state"], &line["camera"]), (&json!(0), &json!("camera")), "{line}");
+            assert_eq!((&line["height"], &line["width"]), (&json!(42), &json!(70)), "{line}");
+            assert_eq!(line["model_sha256"].as_str().unwrap().len(), 64, "{line}");
+            return seen.len() == outputs.len() + 1;
+        };
+        if *kind == "image" {
+            assert_eq!((&line["height"], &line["width"]), (&json!(42), &json!(70)), "{line}");
+            assert_eq!(
+                (&line["encoding"], &line["length"]),
+                (&json!(format), &json!(length)),
+                "{line}"
+            );
+            assert_eq!(line["step"].as_u64().unwrap() * 42, *length, "{line}");
+        } else {
+            assert_eq!(line["format"], *format, "{line}");
+        }
+        seen.len() == outputs.len() + 1
+    });
+    node.signal("-INT");
+    let (status, log) = node.end();
+    assert!(status.success(), "{log}");
+    assert!(log.contains(" segmented, "), "{log}");
+}
+
+#[test]
+fn a_frame_that_cannot_be_used_gets_its_reason_and_the_next_one_its_masks() {
+    let Some(mut peer) = Peer::start(31) else { return };
+    let mut node = Node::start(31, &["-p", "cameras:=[left, right]"]);
+    peer.read_status("/left/status");
+    peer.read_status("/right/status");
+    peer.repeat(&picture("/left/image_raw", 1), is_status);
+    let jpeg = |data: &str| {
+        json!({"do": "compressed", "topic": "/right/image_raw/compressed", "base64": data,
+            "stamp": [3, 4], "frame_id": "right_optical"})
+    };
+    peer.repeat(&jpeg("/9j/4AAQSkZJRg=="), is_status);
+    let changed = |key: &str, value: Value| {
+        let mut picture = picture("/left/image_raw", 50);
+        picture[key] = value;
+        picture
+    };
+    let bad = [
+        (changed("encoding", json!("rgb42")), "encoding", "rgb42"),
+        (changed("step", json!(69)), "layout_step", "69"),
+        (changed("length", json!(100)), "layout_short", "100"),
+        (changed("height", json!(0)), "size_zero", "70x0"),
+        (changed("width", json!(9000)), "size_limit", "9000"),
+        (jpeg("/9j/4AAQSkZJRg=="), "decode", ""),
+        (jpeg("bm90IGEgcGljdHVyZQ=="), "decode", ""),
+    ];
+    for (picture, reason, word) in bad {
+        peer.tell(&picture);
+        let status = peer.wait(reason, is_status);
+        assert_eq!((&status["state"], &status["reason"]), (&json!(1), &json!(reason)), "{status}");
+        assert!(status["text"].as_str().unwrap().contains(word), "{status}");
+        assert_eq!(status["stamp"], picture["stamp"], "{status}");
+        assert_eq!(status["frame_id"], picture["frame_id"], "{status}");
+    }
+    // A string of 4 GiB, says its length.
+    let lie = json!({"do": "lie", "topic": "/left/image_raw", "base64": "AQAAAAAAAAD/////"});
+    peer.repeat(&lie, |line| line["reason"] == "cdr" && line["state"] == 1);
+    peer.tell(&picture("/left/image_raw", 60));
+    let status = peer.wait("masks after all that", |line| line["stamp"] == json!([60, 5]));
+    assert_eq!((&status["state"], &status["reason"]), (&json!(0), &json!("")), "{status}");
+    node.signal("-TERM");
+    let (status, log) = node.end();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("1 encoding") && log.contains("1 size_limit"), "{log}");
+}
+
+#[test]
+fn under_overload_the_newest_frame_wins_and_every_other_is_counted() {
+    let Some(mut peer) = Peer::start(32) else { return };
+    let node = Node::start(32, &["-p", "reliability:=best_effort"]);
+    peer.read_status("/camera/status");
+    peer.repeat(&picture("/camera/image_raw", 1), is_status);
+    let memory = node.memory();
+    let (rate, seconds) = (400, 2);
+    peer.tell(&json!({"do": "play", "topic": "/camera/image_raw", "height": 150, "width": 300,
+        "encoding": "mono8", "stamp": [1000, 0], "rate": rate, "seconds": seconds}));
+    let mut last: Option<(u64, u64, i64)> = None;
+    let mut looked_at = 0;
+    peer.wait("status of the last frame", |line| {
+        let Some(sequence) = line["sequence"].as_u64() else { return false };
+        let (dropped, stamp) =
+            (line["dropped"].as_u64().unwrap(), line["stamp"][0].as_i64().unwrap());
+        if let Some((sequence_before, dropped_before, stamp_before)) = last {
+            assert!(stamp > stamp_before, "{line}");
+            assert_eq!(sequence - sequence_before, dropped - dropped_before + 1, "{line}");
+        }
+        last = Some((sequence, dropped, stamp));
+        looked_at += 1;
+        stamp == 1000 + rate * seconds - 1
+    });
+    let (_, dropped, _) = last.unwrap();
+    assert!(looked_at >= 2 && dropped > 0, "{looked_at} looked at, {dropped} dropped");
+    let grown = node.memory().saturating_sub(memory);
+    assert!(grown < 100, "{grown} MB more after {dropped} dropped frames");
+}
+
+#[test]
+fn a_camera_that_was_frozen_for_longer_than_its_lease_is_heard_again() {
+    let (Some(mut camera), Some(mut reader)) = (Peer::start(33), Peer::start(33)) else { return };
+    let _node = Node::start(33, &[]);
+    reader.read_status("/camera/status");
+    let mut play = picture("/camera/image_raw", 1);
+    play["do"] = json!("play");
+    (play["rate"], play["seconds"]) = (json!(10), json!(60));
+    camera.tell(&play);
+    let before = reader.wait("frame before", is_status)["stamp"][0].as_i64().unwrap();
+    let signal = |name: &str| {
+        let id = camera.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    signal("-STOP");
+    thread::sleep(Duration::from_secs(15));
+    while reader.lines.try_recv().is_ok() {}
+    signal("-CONT");
+    let resumed = Instant::now();
+    let after = reader.wait("frame after", is_status)["stamp"][0].as_i64().unwrap();
+    assert!(after > before, "{after} after {before}");
+    eprintln!("first status {:.2?} after the camera woke up", resumed.elapsed());
+}
+
+#[test]
+fn what_cannot_start_ends_with_the_exit_code_of_its_cause_and_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = format!("model.weights:={}", weights(folder.path()).display());
+    let cut = folder.path().join("cut.safetensors");
+    std::fs::write(&cut, b"\x10\0\0").unwrap();
+    std::fs::copy(folder.path().join("tiny.yaml"), folder.path().join("cut.yaml")).unwrap();
+    let cut = format!("model.weights:={}", cut.display());
+    let run = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = command(34);
+        let output = command.args(args).envs(env.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let ros = |args: &[&str]| run(&[&["--ros-args", "-p", &good], args].concat(), &[]);
+    let cases = [
+        (run(&["--ros-args"], &[]), 78, "model.weights"),
+        (run(&["--frobnicate"], &[]), 78, "--frobnicate"),
+        (run(&["--ros-args", "-p", &good], &[("ROS_DOMAIN_ID", "233")]), 78, "0 to 232"),
+        (run(&["--ros-args", "-p", "model.weights:=none.safetensors"], &[]), 66, "none."),
+        (run(&["--ros-args", "-p", &cut], &[]), 65, "cut.safetensors"),
+        (ros(&["-p", "ood_treshold:=1.0"]), 78, "did you mean `ood_threshold`"),
+        (ros(&["--params-file", "none.yaml"]), 78, "none.yaml"),
+        (ros(&["-p", "score:=lrr"]), 78, "llr"),
+        (ros(&["-p", "model.device:='cuda:7'"]), 69, "cuda:7"),
+        (ros(&["-p", "cameras:=['a b']"]), 78, "a b"),
+        (ros(&["-r", "__node:=a-b"]), 78, "a-b"),
+    ];
+    for ((code, text), expected, word) in cases {
+        assert_eq!(code, expected, "{text}");
+        assert!(text.contains(word), "{word}: {text}");
+        assert!(text.lines().last().unwrap().starts_with("ood_segmentation: "), "{text}");
+    }
+    let version = command(34).arg("--version").output().unwrap();
+    assert!(version.status.success() && version.stdout.ends_with(b"0.1.0\n"));
+}

@@ -1,0 +1,221 @@
+"""An independent DDS peer (Eclipse Cyclone) with ROS 2 names and types: plays cameras, reads outputs.
+
+One JSON object per line on stdin is a command, one per line on stdout an answer or an event.
+
+  {"do": "image", "topic": "/camera/image_raw", "height": 2, "width": 3, "encoding": "mono8", "step": 3,
+   "file": "pixels.bin" | "fill": 7, "length": 6, "stamp": [1, 2], "frame_id": "front", "reliable": true}
+  {"do": "compressed", "topic": ..., "format": "jpeg", "file": "a.jpg", "stamp": ..., "frame_id": ...}
+  {"do": "play", ..., "rate": 10, "seconds": 3}  as "image" again and again, the stamp's seconds counting up
+  {"do": "lie", "topic": ..., "base64": ...}     an Image message with these bytes, zeros up to 64, as its CDR
+  {"do": "read", "topic": ..., "type": "image" | "compressed" | "status", "reliable": false,
+   "latched": false, "save": "folder"}
+  {"do": "sleep", "seconds": 0.5}
+Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
+Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
+{"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
+"sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import select
+import sys
+import time
+from dataclasses import dataclass, fields
+
+from cyclonedds.domain import DomainParticipant
+from cyclonedds.idl import IdlStruct
+from cyclonedds.idl.types import array, float32, int32, sequence, uint8, uint32, uint64
+from cyclonedds.pub import DataWriter
+from cyclonedds.qos import Policy, Qos
+from cyclonedds.sub import DataReader
+from cyclonedds.topic import Topic
+from cyclonedds.util import duration
+
+
+@dataclass
+class Time(IdlStruct, typename="builtin_interfaces::msg::dds_::Time_"):
+    sec: int32
+    nanosec: uint32
+
+
+@dataclass
+class Header(IdlStruct, typename="std_msgs::msg::dds_::Header_"):
+    stamp: Time
+    frame_id: str
+
+
+@dataclass
+class Image(IdlStruct, typename="sensor_msgs::msg::dds_::Image_"):
+    header: Header
+    height: uint32
+    width: uint32
+    encoding: str
+    is_bigendian: uint8
+    step: uint32
+    data: sequence[uint8]
+
+
+@dataclass
+class CompressedImage(IdlStruct, typename="sensor_msgs::msg::dds_::CompressedImage_"):
+    header: Header
+    format: str
+    data: sequence[uint8]
+
+
+@dataclass
+class Lie(IdlStruct, typename="sensor_msgs::msg::dds_::Image_"):
+    body: array[uint8, 64]
+
+
+@dataclass
+class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_"):
+    header: Header
+    camera: str
+    sequence: uint64
+    dropped: uint64
+    state: uint8
+    reason: str
+    text: str
+    height: uint32
+    width: uint32
+    wait_ms: float32
+    decode_ms: float32
+    preprocess_ms: float32
+    inference_ms: float32
+    postprocess_ms: float32
+    latency_ms: float32
+    score: str
+    ood_threshold: float32
+    model_sha256: str
+
+
+TYPES = {"image": Image, "compressed": CompressedImage, "status": FrameStatus}
+
+
+def say(**line):
+    print(json.dumps(line), flush=True)
+
+
+class Peer:
+    def __init__(self):
+        self.participant = DomainParticipant(int(os.environ.get("ROS_DOMAIN_ID", "0")))
+        self.writers = {}
+        self.readers = []
+        self.saved = 0
+
+    def qos(self, reliable=False, latched=False):
+        return Qos(
+            Policy.Reliability.Reliable(duration(seconds=1)) if reliable else Policy.Reliability.BestEffort,
+            Policy.Durability.TransientLocal if latched else Policy.Durability.Volatile,
+            Policy.History.KeepLast(1 if not reliable else 100),
+            Policy.DataRepresentation(use_cdrv0_representation=True),
+        )
+
+    def topic(self, name, kind, qos):
+        return Topic(self.participant, "rt" + name, kind, qos=qos)
+
+    def write(self, command, message):
+        name, kind = command["topic"], type(message)
+        if (name, kind) not in self.writers:
+            qos = self.qos(command.get("reliable", False))
+            writer = DataWriter(self.participant, self.topic(name, kind, qos), qos=qos)
+            self.writers[name, kind] = writer
+        writer = self.writers[name, kind]
+        end = time.monotonic() + command.get("timeout", 20)
+        while len(writer.get_matched_subscriptions()) < command.get("readers", 1):
+            if time.monotonic() > end:
+                raise TimeoutError(f"nobody reads {name}")
+            time.sleep(0.01)
+        writer.write(message)
+
+    def header(self, command):
+        return Header(Time(*command.get("stamp", [1, 0])), command.get("frame_id", "camera"))
+
+    def data(self, command):
+        if "file" in command:
+            with open(command["file"], "rb") as file:
+                return file.read()
+        if "base64" in command:
+            return base64.b64decode(command["base64"])
+        return bytes([command.get("fill", 0)]) * command["length"]
+
+    def image(self, c):
+        step = c.get("step", c["width"])
+        data = self.data({"length": step * c["height"], **c})
+        big = c.get("is_bigendian", 0)
+        message = Image(self.header(c), c["height"], c["width"], c["encoding"], big, step, data)
+        self.write(c, message)
+
+    def compressed(self, c):
+        self.write(c, CompressedImage(self.header(c), c.get("format", "jpeg"), self.data(c)))
+
+    def lie(self, c):
+        self.write(c, Lie(list(self.data(c).ljust(64, b"\0"))))
+
+    def play(self, c):
+        seconds, nanoseconds = c.get("stamp", [1, 0])
+        for i in range(int(c["rate"] * c["seconds"])):
+            self.image({**c, "stamp": [seconds + i, nanoseconds]})
+            self.sleep({"seconds": 1 / c["rate"]})
+
+    def read(self, c):
+        qos = self.qos(c.get("reliable", False), c.get("latched", False))
+        reader = DataReader(self.participant, self.topic(c["topic"], TYPES[c["type"]], qos), qos=qos)
+        self.readers.append((reader, c))
+
+    def sleep(self, c):
+        end = time.monotonic() + c["seconds"]
+        self.poll()
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.002))
+            self.poll()
+
+    def poll(self):
+        for reader, command in self.readers:
+            for message in reader.take(N=64):
+                if isinstance(message, IdlStruct):
+                    self.event(command, message)
+
+    def event(self, command, message):
+        stamp = message.header.stamp
+        line = {"topic": command["topic"], "type": command["type"]}
+        line |= {"stamp": [stamp.sec, stamp.nanosec], "frame_id": message.header.frame_id}
+        for field in fields(message):
+            value = getattr(message, field.name)
+            if field.name == "data":
+                data = bytes(value)
+                line |= {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                if "save" in command:
+                    self.saved += 1
+                    line["file"] = os.path.join(command["save"], f"{self.saved:06}.bin")
+                    with open(line["file"], "wb") as file:
+                        file.write(data)
+            elif field.name != "header":
+                line[field.name] = value
+        say(**line)
+
+    def run(self):
+        pending = b""
+        os.set_blocking(0, False)
+        while True:
+            self.poll()
+            if not select.select([0], [], [], 0.003)[0]:
+                continue
+            chunk = os.read(0, 1 << 16)
+            if not chunk:
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                command = json.loads(line)
+                try:
+                    getattr(self, command["do"])(command)
+                    say(done=command["do"], topic=command.get("topic"))
+                except Exception as error:
+                    say(error=f"{command}: {error!r}")
+
+
+if __name__ == "__main__":
+    Peer().run()
