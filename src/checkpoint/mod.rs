@@ -118,6 +118,23 @@ pub fn save(model: &Model, path: &Path) -> Result<()> {
     write(path, &model.variables(), |sha256| ModelConfig { sha256, ..model.config().clone() })
 }
 
+/// Writes the backbone of a network with its sidecar, for [`load_backbone`].
+///
+/// # Errors
+/// As [`save`].
+pub fn save_backbone(model: &Model, path: &Path) -> Result<()> {
+    let config = model.config();
+    let mut tensors = model.variables();
+    tensors.retain(|name, _| name.starts_with(source::BACKBONE));
+    write(path, &tensors, |sha256| BackboneFile {
+        format: ModelConfig::FORMAT,
+        architecture: config.backbone.architecture(),
+        backbone: config.backbone.clone(),
+        source: config.source.clone(),
+        sha256,
+    })
+}
+
 /// A network with random weights: the same on every machine for the same seed.
 ///
 /// Weights are drawn for ReLU layers (He et al. 2015), biases are 0 and norms neutral, so that

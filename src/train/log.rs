@@ -76,7 +76,7 @@ pub fn write_picture(rows: &[Row], score: &str, path: &Path) -> Result<()> {
     };
     let losses = rows.chunks(rows.len().div_ceil(POINTS)).map(mean).collect();
     let scores = rows.iter().filter_map(|row| Some((x(row), row.score?))).collect();
-    let title = format!("{} steps; 1.0 is a loss of {largest:.3}", last.step);
+    let title = format!("{} steps - 1.0 is a loss of {largest:.3}", last.step);
     let series = [("loss".to_string(), losses), (score.to_string(), scores)];
     let (height, width, rgb) = plot::curves(&title, &series);
     image::write_png(path, height, width, &rgb)

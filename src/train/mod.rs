@@ -97,12 +97,12 @@ fn learn(
     Ok(value)
 }
 
-/// The settings that decide a run's numbers, as YAML: all but where and how often it writes.
+/// The settings that decide a run's numbers, a line each: all but where and how often it writes.
 fn settings(config: &impl Serialize, run: &RunConfig) -> Result<String> {
-    let yaml = |source| Error::Yaml { path: run.out.clone(), source };
-    let mut all = serde_json::to_value(config).unwrap_or_default();
+    let json = |error: serde_json::Error| Error::io(&run.out)(error.into());
+    let mut all = serde_json::to_value(config).map_err(json)?;
     all["run"] = serde_json::json!({ "seed": run.seed, "batch_size": run.batch_size });
-    serde_yaml::to_string(&all).map_err(yaml)
+    serde_json::to_string_pretty(&all).map_err(json)
 }
 
 /// At most `most` of the pairs, evenly; 0 takes all.

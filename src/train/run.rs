@@ -25,7 +25,7 @@ pub struct Plan {
     pub source: Arc<Source>,
     /// Name of the validation's number, higher is better.
     pub score: &'static str,
-    /// The settings that decide the numbers, as YAML.
+    /// The settings that decide the numbers, a line each.
     pub settings: String,
 }
 
