@@ -10,7 +10,7 @@ mod convert;
 mod pickle;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -128,6 +128,23 @@ pub fn set_calibration(path: &Path, calibration: Calibration) -> Result<()> {
     let config = ModelConfig { calibration: Some(calibration), ..sidecar(path)? };
     config.validate()?;
     write_yaml(&path.with_extension("yaml"), &config)
+}
+
+/// Writes the backbone of a network with its sidecar, for [`load_backbone`].
+///
+/// # Errors
+/// As [`save`].
+pub fn save_backbone(model: &Model, path: &Path) -> Result<()> {
+    let config = model.config();
+    let mut tensors = model.variables();
+    tensors.retain(|name, _| name.starts_with(source::BACKBONE));
+    write(path, &tensors, |sha256| BackboneFile {
+        format: ModelConfig::FORMAT,
+        architecture: config.backbone.architecture(),
+        backbone: config.backbone.clone(),
+        source: config.source.clone(),
+        sha256,
+    })
 }
 
 /// A network with random weights: the same on every machine for the same seed.
@@ -289,20 +306,39 @@ fn write<S: Serialize>(
         let allowed = "a name that ends in .safetensors; the sidecar stands beside it";
         return Err(Error::setting("out", &path.display(), allowed));
     }
+    for (name, tensor) in tensors {
+        plausible(path, name, tensor)?;
+    }
+    let sha256 = write_tensors(path, tensors, None)?;
+    write_yaml(&path.with_extension("yaml"), &describe(sha256)).inspect_err(|_| {
+        if let Err(left) = fs::remove_file(path) {
+            log::warn!("{} stays without its sidecar: {left}", path.display());
+        }
+    })
+}
+
+/// Writes float32 tensors in the order of their names as safetensors; the file's SHA-256.
+///
+/// # Errors
+/// A tensor of another type, a file that cannot be written.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<String> {
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         if tensor.kind() != Kind::Float {
             return Err(mismatch(path, name, format!("{:?}", tensor.kind()), "F32 in a file"));
         }
-        plausible(path, name, tensor)?;
         let start = end;
         end += 4 * tensor.numel();
         let shape = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
         let info = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) };
         infos.push((name.clone(), info));
     }
-    let header = Metadata::new(None, infos).map_err(io::Error::other);
+    let header = Metadata::new(metadata, infos).map_err(io::Error::other);
     let header = header.and_then(|header| Ok(serde_json::to_vec(&header)?));
     let mut header = header.map_err(Error::io(path))?;
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -323,12 +359,7 @@ fn write<S: Serialize>(
         }
         Ok(())
     })?;
-    let described = describe(hex(sha256.finalize().as_slice()));
-    write_yaml(&path.with_extension("yaml"), &described).inspect_err(|_| {
-        if let Err(left) = fs::remove_file(path) {
-            log::warn!("{} stays without its sidecar: {left}", path.display());
-        }
-    })
+    Ok(hex(sha256.finalize().as_slice()))
 }
 
 fn write_yaml(path: &Path, content: &impl Serialize) -> Result<()> {
@@ -337,7 +368,7 @@ fn write_yaml(path: &Path, content: &impl Serialize) -> Result<()> {
     file::write(path, |file| file.write_all(text.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

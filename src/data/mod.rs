@@ -4,11 +4,19 @@ use std::str::FromStr;
 
 use crate::{Error, Result};
 
+pub mod cityscapes;
+pub mod coco;
 pub mod ood_sets;
+pub mod pair;
 pub mod synth;
+
+pub use pair::{Pair, Sample};
 
 /// Label of pixels that no metric and no loss counts.
 pub const IGNORE: u8 = 255;
+
+/// Label of pasted outliers in training, and of unknown obstacles in the drawn world.
+pub const OOD: u8 = 254;
 
 /// A machine's share of a set: of `count` shards the one numbered `index`, from 0.
 ///

@@ -13,7 +13,7 @@ use super::dinov2::{Features, Grid};
 /// Tokens `(b, n, d)` as a contiguous map `(b, d, h, w)`.
 ///
 /// Contiguous because libtorch 2.11's `group_norm` backward crashes on a permuted one.
-pub(super) fn to_map(tokens: &Tensor, (h, w): Grid) -> Tensor {
+pub(crate) fn to_map(tokens: &Tensor, (h, w): Grid) -> Tensor {
     let (b, _, d) = tokens.size3().unwrap();
     tokens.transpose(1, 2).contiguous().view([b, d, h, w])
 }

@@ -21,7 +21,8 @@ pub enum Head {
 }
 
 impl Head {
-    pub(super) fn new(vs: &nn::Path<'_>, channels: i64, cfg: HeadConfig) -> Self {
+    /// A head with random weights on maps of `channels` channels.
+    pub fn new(vs: &nn::Path<'_>, channels: i64, cfg: HeadConfig) -> Self {
         match cfg {
             HeadConfig::Linear { num_classes } => {
                 Self::Linear(super::linear(vs / "_head", channels, num_classes))
@@ -79,10 +80,11 @@ impl Gmm {
     ///
     /// As two matrix products of `(n, channels)` with `(channels, k * m)`: expanding the square keeps
     /// the difference of pixels, components and channels, 4.3 GB per window, from ever existing.
+    /// Computed in the type of `z`: training asks for float64, in which the expansion loses nothing.
     pub fn log_density(&self, z: &Tensor) -> Tensor {
         let (k, m, e) = self.means.size3().unwrap();
-        let mu = unit(&self.means).view([k * m, e]);
-        let sigma = self.diagonal.view([k * m, e]);
+        let mu = unit(&self.means).to_kind(z.kind()).view([k * m, e]);
+        let sigma = self.diagonal.to_kind(z.kind()).view([k * m, e]);
         let inv = sigma.pow_tensor_scalar(-2);
         let sum = |x: Tensor| x.sum_dim_intlist([-1].as_slice(), false, None);
         let constant =
@@ -102,7 +104,7 @@ impl Gmm {
 }
 
 /// Rows brought to unit length, `x / max(|x|, 1e-12)`.
-fn unit(x: &Tensor) -> Tensor {
+pub(crate) fn unit(x: &Tensor) -> Tensor {
     x / x.norm_scalaropt_dim(2.0, [-1], true).clamp_min(1e-12)
 }
 

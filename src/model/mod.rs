@@ -152,6 +152,11 @@ impl Model {
         &self.config
     }
 
+    /// Says where the weights came from, in the sidecar that is written beside them.
+    pub fn set_source(&mut self, source: config::Source) {
+        self.config.source = source;
+    }
+
     /// Where it runs.
     pub fn device(&self) -> Device {
         self.segmentor.device()
