@@ -67,7 +67,7 @@ pub fn mean_iou(model: &Model, frames: &[Pair]) -> Result<f64> {
     for pair in frames {
         let sample = pair.read()?;
         let x = preprocess::normalise(&super::picture(&sample, model.device()));
-        let logits = window::segment(model, &x, window::Plan::Paper, 1).logits;
+        let logits = window::segment(model, &[x], window::Plan::Paper, 1).remove(0).logits;
         let classes = logits.argmax(1, false).to_kind(Kind::Uint8).flatten(0, -1);
         let classes = Vec::try_from(classes.to_device(Device::Cpu)).map_err(super::torch)?;
         confusion.add(&classes, &sample.labels).map_err(|label| {

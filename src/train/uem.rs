@@ -118,7 +118,7 @@ impl Validation {
         for (index, pair) in (0..).zip(&self.frames) {
             let sample = self.source.with_outlier(pair, index, &self.objects)?;
             let x = preprocess::normalise(&super::picture(&sample, model.device()));
-            let outputs = window::segment(model, &x, window::Plan::Paper, 1);
+            let outputs = window::segment(model, &[x], window::Plan::Paper, 1).remove(0);
             let llr = Score::Llr.of(&outputs).flatten(0, -1).to_device(Device::Cpu);
             let scores: Vec<f32> = llr.try_into().map_err(super::torch)?;
             let target = |&label: &u8| match label {
