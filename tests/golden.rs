@@ -3,7 +3,14 @@
 //! Runs on the small set in `tests/data/golden`, on the full one where it is at hand, and on
 //! `GOLDEN_DIR` alone when that is set (`make golden GOLDEN_DIR=..`). Prints the largest absolute
 //! error per stage beside its tolerance; dimensions come from each file's metadata.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says what it measured or skips"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -298,12 +305,15 @@ fn check_pos_embed(path: &Path) -> Vec<String> {
     golden.finish()
 }
 
+/// Checks one file and returns what was beyond its tolerance.
+type Check = fn(&Path) -> Vec<String>;
+
 #[test]
 fn every_stage_agrees_with_the_reference() {
     let _no_grad = tch::no_grad_guard();
     let mut failed = Vec::new();
     let mut checked = 0;
-    let kinds: [(&str, fn(&Path) -> Vec<String>); 3] =
+    let kinds: [(&str, Check); 3] =
         [("forward_", check_forward), ("sliding_", check_sliding), ("pos_embed", check_pos_embed)];
     for (prefix, check) in kinds {
         for path in files(prefix) {

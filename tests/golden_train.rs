@@ -3,6 +3,14 @@
 //!
 //! `GOLDEN_DIR=<folder>` names the folder of the files; without it the small ones in `tests/data/golden`
 //! are used and the others come from a `../shared/golden/model` where there is one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says what it measured or skips"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -228,6 +236,7 @@ fn model(golden: &Golden, segmentor: &str) -> Model {
         window: window.try_into().unwrap(),
         classes: classes(head.num_classes()),
         source: Source { tool: "golden".into(), from: Vec::new() },
+        calibration: None,
         sha256: String::new(),
     };
     let mut model = Model::new(&config, Device::Cpu).unwrap();

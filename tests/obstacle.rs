@@ -1,4 +1,12 @@
 //! Components and outlines against flood filling, on random masks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says what it measured or skips"
+)]
 
 use ood_segmentation::config::ClassTable;
 use ood_segmentation::obstacle::{Neighbours, ObstacleConfig, components, obstacles};

@@ -1,5 +1,12 @@
 //! The full-size backbone against what `tests/parity/parity.py` computed with transformers (`make parity`).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says what it measured or skips"
+)]
 
 use std::path::Path;
 

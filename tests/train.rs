@@ -1,4 +1,12 @@
 //! Both stages from a configuration file to weights on disk, on a small drawn data set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking and says what it measured or skips"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

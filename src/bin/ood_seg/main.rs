@@ -54,10 +54,6 @@ enum Command {
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
     Synth(synth::Args),
-    /// Look at an evaluation set: what it holds and what it lacks
-    Dataset(dataset::Args),
-    /// Measure what the scores are worth on a labelled set
-    Evaluate(evaluate::Args),
     /// Train decoder and inlier head on a frozen backbone (stage 1)
     TrainSegmentor(train::Args),
     /// Train the UEM on a frozen segmentor (stage 2)
@@ -80,8 +76,6 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Calibrate(args) => calibrate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
-        Command::Dataset(args) => dataset::run(args),
-        Command::Evaluate(args) => evaluate::run(args),
         Command::TrainSegmentor(args) => train::segmentor(args),
         Command::TrainUem(args) => train::uem(args),
         Command::PrepareCoco(args) => prepare_coco::run(args),
