@@ -58,9 +58,16 @@ test: setup $(VENV)/.peers ## every test
 
 # ---- checks and measurements ------------------------------------------------------------------------
 
+# Runs what the folder holds files for, and fails where it holds none.
 golden: setup ## compare every stage with the golden files in GOLDEN_DIR=<folder>
 	@test -n "$(GOLDEN_DIR)" || { echo "say which folder: make golden GOLDEN_DIR=<folder>" >&2; exit 2; }
-	@GOLDEN_DIR="$(abspath $(GOLDEN_DIR))" $(CARGO) test --release --locked --test golden -- --nocapture
+	@holds() { compgen -G "$(GOLDEN_DIR)/$$1" >/dev/null; }; \
+	if holds 'forward_*' || holds 'sliding_*.safetensors' || holds 'pos_embed*'; then tests="--test golden"; fi; \
+	if holds '*_train*' || holds 'lr_schedule.json' || holds 'anomaly_mix*'; then tests="$$tests --test golden_train"; fi; \
+	if holds 'metrics.safetensors' || holds 'golden_eval*'; then tests="$$tests --test golden_eval"; fi; \
+	if holds 'golden_eval*'; then export GOLDEN_EVAL_DIR="$(abspath $(GOLDEN_DIR))"; fi; \
+	test -n "$$tests" || { echo "$(GOLDEN_DIR) holds no golden files: forward_*, sliding_*, pos_embed*, *_train*" >&2; exit 2; }; \
+	GOLDEN_DIR="$(abspath $(GOLDEN_DIR))" $(CARGO) test --release --locked $$tests -- --nocapture
 
 TORCH_VENV := .venv-torch
 $(TORCH_VENV)/.ready: benches/peers/requirements.txt
