@@ -117,7 +117,7 @@ fn qos_that_does_not_match_is_reported_with_the_policy_and_the_fix() {
 #[test]
 fn latencies_of_every_frame_and_log_lines_reach_their_topics() {
     let Some(mut peer) = Peer::start(68) else { return };
-    let mut node = Node::start(68, &["-r", "__ns:=/car"]);
+    let _node = Node::start(68, &["-r", "__ns:=/car"]);
     read(&mut peer, "/rosout", "log");
     let names = ["processing_time_ms", "pipeline_latency_ms"].map(str::to_owned).into_iter();
     let stages = ["preprocess", "inference", "postprocess"];
@@ -145,8 +145,4 @@ fn latencies_of_every_frame_and_log_lines_reach_their_topics() {
     assert!(topics.iter().all(|topic| seen[topic] >= 0.0), "{seen:?}");
     let whole = seen[&topics[0]];
     assert!(topics[2..].iter().all(|stage| seen[stage] <= whole + 1e3), "{seen:?}");
-    node.signal("-INT");
-    peer.wait("the exit summary", |line| {
-        line["msg"].as_str().is_some_and(|text| text.contains(" segmented, "))
-    });
 }

@@ -59,6 +59,8 @@ struct Latency {
     of: fn(&FrameStatus) -> f32,
 }
 
+/// RustDDS sends from a thread of its own, and forgets what it has not sent when the writer goes.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often levels are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How often they are published when none changes.
@@ -138,6 +140,7 @@ impl Speaker {
         }
         self.tick(Instant::now());
         log.try_iter().for_each(|line| self.say(line));
+        thread::sleep(LAST_WORDS);
     }
 
     fn hear(&mut self, report: Report) {
