@@ -3,10 +3,11 @@
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::config::NodeConfig;
-use crate::msg::{DiagnosticStatus, FrameStatus, KeyValue};
+use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
 
 /// What a camera's thread knows, sent every 100 ms.
 #[derive(Clone, Debug, Default)]
@@ -93,8 +94,6 @@ const CLEAN: Duration = Duration::from_secs(2);
 /// Frames over the budget, or an active camera without masks, are an error after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-use DiagnosticStatus as Level;
-
 impl Health {
     /// `node` goes before the name of each status, `model` is shown as it is.
     pub(crate) fn new(node: String, config: &NodeConfig, model: Vec<(String, String)>) -> Self {
@@ -105,7 +104,6 @@ impl Health {
         Self {
             node,
             stale_after: Duration::from_millis(config.stale_after_ms.into()),
-            #[expect(clippy::cast_precision_loss, reason = "at most 600000")]
             budget_ms: config.budget_ms as f32,
             model,
             cameras: config.cameras.iter().map(camera).collect(),
@@ -221,17 +219,17 @@ impl Health {
         let input = &camera.input;
         let size = camera.last.as_ref().filter(|last| last.height > 0);
         let mut values = vec![
-            value("state", state),
+            value("state", &state),
             value("topic", &input.topic),
-            value("reliability", if input.reliable { "reliable" } else { "best_effort" }),
-            value("publishers", input.publishers),
-            value("image_age_ms", since(input.newest, now)),
-            value("size", or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
-            value("received", input.received),
-            value("dropped", input.dropped),
+            value("reliability", &if input.reliable { "reliable" } else { "best_effort" }),
+            value("publishers", &input.publishers),
+            value("image_age_ms", &since(input.newest, now)),
+            value("size", &or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
+            value("received", &input.received),
+            value("dropped", &input.dropped),
         ];
         let refused = camera.refused.iter();
-        values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), count)));
+        values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));
         Finding::new(level, message, values)
     }
 
@@ -239,9 +237,9 @@ impl Health {
         let mut times: Vec<f32> = self.times.iter().map(|(_, took)| *took).collect();
         times.sort_by(f32::total_cmp);
         let failed = self.cameras.iter().filter_map(|camera| camera.last.as_ref());
-        let failed = failed.filter(|last| ["inference", "not_finite"].contains(&&*last.reason));
+        let mut failed = failed.filter(|last| ["inference", "not_finite"].contains(&&*last.reason));
         let last = self.last.as_ref();
-        let (level, message) = match (failed.last(), self.over_budget, last) {
+        let (level, message) = match (failed.next(), self.over_budget, last) {
             (Some(failed), ..) => (Level::ERROR, format!("{}: {}", failed.camera, failed.text)),
             (_, Some((since, until)), _) => {
                 let level = if until - since >= PATIENCE { Level::ERROR } else { Level::WARN };
@@ -252,19 +250,19 @@ impl Health {
         };
         let of_last = |part: fn(&FrameStatus) -> f32| ms(last.map(part));
         let values = vec![
-            value("processing_ms", of_last(processing_ms)),
-            value("decode_ms", of_last(|last| last.decode_ms)),
-            value("preprocess_ms", of_last(|last| last.preprocess_ms)),
-            value("inference_ms", of_last(|last| last.inference_ms)),
-            value("postprocess_ms", of_last(|last| last.postprocess_ms)),
-            value("processing_p50_ms", ms(percentile(&times, 50))),
-            value("processing_p95_ms", ms(percentile(&times, 95))),
-            value("processing_p99_ms", ms(percentile(&times, 99))),
-            value("frames_in_window", times.len()),
-            value("window_s", WINDOW.as_secs()),
-            value("budget_ms", self.budget_ms),
-            value("late_frames", self.late),
-            value("ood_threshold", or_na(last.map(|last| last.ood_threshold))),
+            value("processing_ms", &of_last(processing_ms)),
+            value("decode_ms", &of_last(|last| last.decode_ms)),
+            value("preprocess_ms", &of_last(|last| last.preprocess_ms)),
+            value("inference_ms", &of_last(|last| last.inference_ms)),
+            value("postprocess_ms", &of_last(|last| last.postprocess_ms)),
+            value("processing_p50_ms", &ms(percentile(&times, 50))),
+            value("processing_p95_ms", &ms(percentile(&times, 95))),
+            value("processing_p99_ms", &ms(percentile(&times, 99))),
+            value("frames_in_window", &times.len()),
+            value("window_s", &WINDOW.as_secs()),
+            value("budget_ms", &self.budget_ms),
+            value("late_frames", &self.late),
+            value("ood_threshold", &or_na(last.map(|last| last.ood_threshold))),
         ];
         Finding::new(level, message, values)
     }
@@ -303,19 +301,19 @@ impl Health {
         let total = |count: fn(&Input) -> u64| self.cameras.iter().map(|c| count(&c.input)).sum();
         let (rebuilds, dropped): (u64, u64) = (total(|i| i.rebuilds), total(|i| i.dropped));
         let mut values = vec![
-            value("rebuilds", rebuilds),
-            value("receive_buffer_bytes", granted),
-            value("receive_buffer_asked_bytes", asked),
-            value("udp_receive_buffer_errors", kernel_drops),
-            value("log_lines_lost", lost_lines),
-            value("drops/replaced_by_newer", dropped),
+            value("rebuilds", &rebuilds),
+            value("receive_buffer_bytes", &granted),
+            value("receive_buffer_asked_bytes", &asked),
+            value("udp_receive_buffer_errors", &kernel_drops),
+            value("log_lines_lost", &lost_lines),
+            value("drops/replaced_by_newer", &dropped),
         ];
         let mut refused = BTreeMap::<&String, u64>::new();
         for (reason, count) in self.cameras.iter().flat_map(|camera| &camera.refused) {
             *refused.entry(reason).or_default() += count;
         }
         let refused = refused.into_iter();
-        values.extend(refused.map(|(reason, count)| value(&format!("drops/{reason}"), count)));
+        values.extend(refused.map(|(reason, count)| value(&format!("drops/{reason}"), &count)));
         let dropping = self.dropping.is_some_and(|last| now.duration_since(last) < WINDOW);
         let (level, message) = match dropping {
             false => (Level::OK, "no datagram is lost for want of room".into()),
@@ -359,7 +357,7 @@ fn percentile(sorted: &[f32], percent: usize) -> Option<f32> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-fn value(key: &str, value: impl ToString) -> (String, String) {
+fn value(key: &str, value: &dyn Display) -> (String, String) {
     (key.to_owned(), value.to_string())
 }
 

@@ -56,8 +56,11 @@ struct Speaker {
 struct Latency {
     topic: String,
     publisher: Publisher<Float64Stamped>,
-    of: fn(&FrameStatus) -> f32,
+    of: Measure,
 }
+
+/// Milliseconds of a frame.
+type Measure = fn(&FrameStatus) -> f32;
 
 /// RustDDS sends from a thread of its own, and forgets what it has not sent when the writer goes.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -67,7 +70,7 @@ const TICK: Duration = Duration::from_millis(100);
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Autoware's names of the latency topics.
-const LATENCIES: [(&str, fn(&FrameStatus) -> f32); 5] = [
+const LATENCIES: [(&str, Measure); 5] = [
     ("~/debug/processing_time_ms", processing_ms),
     ("~/debug/pipeline_latency_ms", |status| status.latency_ms),
     ("~/debug/processing_time/preprocess_ms", |status| status.preprocess_ms),
