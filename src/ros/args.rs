@@ -90,7 +90,7 @@ impl RosArgs {
             }
             _ => {
                 let allowed = "-r, -p, --params-file, --log-level, -e, --disable-stdout-logs, \
-                    --disable-rosout-logs, --disable-external-lib-logs";
+                    --enable-rosout-logs, --disable-rosout-logs, --disable-external-lib-logs";
                 return Err(Error::setting(flag, "not a ROS argument", allowed));
             }
         }
