@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, panic, process, thread};
 
+use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
 use ood_segmentation::config::NodeConfig;
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
-use ood_segmentation::ros::{Network, Node, RosArgs};
+use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -65,16 +66,17 @@ fn run() -> Result<(), Failure> {
         return Ok(());
     }
     let names = args.names(NODE_NAME).map_err(exit(78))?;
-    start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
+    let log = start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
     let pipeline = pipeline(&config)?;
     exit_when_dds_panics();
     let stop = stop_on_signals().map_err(exit(70))?;
-    let node = Node::start(&names, network, config, pipeline, stop).map_err(|error| {
-        let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
-        Failure(code, error)
-    })?;
+    let node =
+        Node::start(&names, network, config, pipeline, Process { stop, log }).map_err(|error| {
+            let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
+            Failure(code, error)
+        })?;
     log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
     node.run().map_err(|error| {
         let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
@@ -109,8 +111,8 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
 }
 
 /// Logs in the form of ROS to stderr, under the node's name; of the libraries' lines only warnings.
-/// `RUST_LOG` wins.
-fn start_log(args: &RosArgs, node: String) {
+/// `RUST_LOG` wins. Returns the node's lines once more, for `/rosout`.
+fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     let mut log = env_logger::Builder::new();
     let level = args.log_level.unwrap_or(LevelFilter::Info);
     log.filter_level(level.min(LevelFilter::Warn));
@@ -122,6 +124,7 @@ fn start_log(args: &RosArgs, node: String) {
         log.filter_module(logger, *level);
     }
     log.parse_default_env();
+    let logger = node.clone();
     log.format(move |out, record| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = record.target().split("::").next().unwrap_or_default();
@@ -129,7 +132,14 @@ fn start_log(args: &RosArgs, node: String) {
         let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
         writeln!(out, "[{}] [{seconds}.{nanos:09}] [{name}]: {}", record.level(), record.args())
     });
-    log.init();
+    let log = log.build();
+    let level = log.filter();
+    let (tee, lines) = Tee::new(Box::new(log), logger);
+    // Fails only where a logger is set already, and this is the first.
+    if log::set_boxed_logger(Box::new(tee)).is_ok() {
+        log::set_max_level(level);
+    }
+    if args.rosout { lines } else { never() }
 }
 
 /// A channel that closes at the first SIGINT or SIGTERM; a second one ends the process at once.

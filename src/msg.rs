@@ -3,12 +3,16 @@
 //! [`crate::image::Image`] is `sensor_msgs/Image` itself. `ros/` implements the transport's traits
 //! for these; `bag/` writes them with `cdr` and reads them with `cdr-encoding`.
 
+mod diagnostic;
 mod vision;
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cdr::{BigEndian, CdrLe, Infinite, LittleEndian};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use diagnostic::*;
 pub use vision::*;
 
 /// `builtin_interfaces/Time`: seconds and nanoseconds since the epoch of the sender's clock.
@@ -20,6 +24,16 @@ pub struct Stamp {
     pub sec: i32,
     /// Nanoseconds, 0 to 999,999,999.
     pub nanosec: u32,
+}
+
+impl Stamp {
+    /// Now, on the system's clock.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sec = i32::try_from(now.as_secs()).unwrap_or(i32::MAX);
+        Self { sec, nanosec: now.subsec_nanos() }
+    }
 }
 
 /// `std_msgs/Header`: when and in which coordinate frame the sensor saw it. Never changed by us.

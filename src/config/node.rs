@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub transport: Transport,
     pub reliability: Reliability,
     pub silence_ms: u32,
+    pub stale_after_ms: u32,
+    pub budget_ms: u32,
     pub max_width: u32,
     pub max_height: u32,
     pub max_bytes: u64,
@@ -132,6 +134,8 @@ impl NodeConfig {
         }
         let whole = [
             ("silence_ms", u64::from(self.silence_ms), 0, 600_000),
+            ("stale_after_ms", u64::from(self.stale_after_ms), 1, 600_000),
+            ("budget_ms", u64::from(self.budget_ms), 1, 600_000),
             ("max_width", u64::from(self.max_width), 1, 65_535),
             ("max_height", u64::from(self.max_height), 1, 65_535),
             ("max_bytes", self.max_bytes, 1, 1 << 30),

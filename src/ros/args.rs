@@ -15,6 +15,8 @@ pub struct RosArgs {
     pub help: bool,
     /// `--version`: print the version and end.
     pub version: bool,
+    /// Whether log lines go to `/rosout`.
+    pub rosout: bool,
     /// `--log-level` of the node, the last one given.
     pub log_level: Option<LevelFilter>,
     /// `--log-level NAME:=LEVEL` of other loggers.
@@ -45,7 +47,7 @@ impl RosArgs {
     /// # Errors
     /// [`Error::Setting`] naming the argument that is unknown, incomplete or not offered by this node.
     pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Self> {
-        let mut parsed = Self::default();
+        let mut parsed = Self { rosout: true, ..Self::default() };
         let mut args = args.into_iter();
         let mut ros = false;
         while let Some(flag) = args.next() {
@@ -79,17 +81,16 @@ impl RosArgs {
                 log::debug!("enclave {enclave}: of no effect without DDS security");
             }
             "--disable-stdout-logs" => self.log_level = Some(LevelFilter::Off),
-            "--enable-stdout-logs" | "--disable-rosout-logs" | "--disable-external-lib-logs" => {}
-            "--enable-rosout-logs"
-            | "--enable-external-lib-logs"
-            | "--log-config-file"
-            | "--log-file-name" => {
-                let allowed = "nothing in its place: this node logs to stderr only";
+            "--enable-rosout-logs" => self.rosout = true,
+            "--disable-rosout-logs" => self.rosout = false,
+            "--enable-stdout-logs" | "--disable-external-lib-logs" => {}
+            "--enable-external-lib-logs" | "--log-config-file" | "--log-file-name" => {
+                let allowed = "nothing in its place: this node logs to stderr and /rosout";
                 return Err(Error::setting(flag, "not offered", allowed));
             }
             _ => {
                 let allowed = "-r, -p, --params-file, --log-level, -e, --disable-stdout-logs, \
-                    --disable-rosout-logs, --disable-external-lib-logs";
+                    --enable-rosout-logs, --disable-rosout-logs, --disable-external-lib-logs";
                 return Err(Error::setting(flag, "not a ROS argument", allowed));
             }
         }
@@ -354,7 +355,7 @@ mod tests {
         .unwrap();
         assert_eq!(args.log_level, Some(LevelFilter::Debug));
         assert_eq!(args.log_levels, [("rustdds".to_owned(), LevelFilter::Warn)]);
-        assert!(args.version && !args.help);
+        assert!(args.version && !args.help && !args.rosout);
         let names = args.names("ood_segmentation").unwrap();
         let value = |key: &str, yaml: &str| Override::Value { key: key.into(), yaml: yaml.into() };
         let expected =

@@ -6,16 +6,20 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread::{self, JoinHandle};
 
-use ros2_client::dds::rustdds::policy::{Durability, History, Reliability, ResourceLimits};
+use ros2_client::dds::rustdds::policy::{
+    Durability, History, Lifespan, Reliability, ResourceLimits,
+};
 use ros2_client::dds::rustdds::{
-    DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind, discovery,
+    DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
 use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
 use serde::Serialize;
 
 use super::args::Network;
+use super::graph::Graph;
 use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
 use crate::Result;
+use crate::msg::{LOG, Log};
 
 /// A participant, its node and the thread that keeps the node in the ROS graph.
 pub(crate) struct Participant {
@@ -23,6 +27,7 @@ pub(crate) struct Participant {
     node: Option<Node>,
     spinner: Option<JoinHandle<()>>,
     context: Context,
+    offers: Vec<(String, QosPolicies)>,
 }
 
 impl Participant {
@@ -51,7 +56,7 @@ impl Participant {
         };
         let spinner = thread::Builder::new().name("ros spinner".into()).spawn(spin);
         let spinner = Some(spinner.map_err(failed(what))?);
-        Ok(Self { node: Some(node), spinner, context })
+        Ok(Self { node: Some(node), spinner, context, offers: Vec::new() })
     }
 
     fn node(&mut self, topic: &str) -> Result<&mut Node> {
@@ -97,31 +102,41 @@ impl Participant {
         (reliable, latched): (bool, bool),
     ) -> Result<Publisher<M>> {
         let durability = if latched { Durability::TransientLocal } else { Durability::Volatile };
-        let qos = newest(reliable).durability(durability).build();
+        self.publisher(name, type_name, newest(reliable).durability(durability).build())
+    }
+
+    /// The publisher of log lines, for late subscribers too, with the QoS that ROS gives `/rosout`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn publish_log(&mut self, name: &str) -> Result<Publisher<Log>> {
+        let qos = newest(true)
+            .durability(Durability::TransientLocal)
+            .history(History::KeepLast { depth: 1000 })
+            .lifespan(Lifespan { duration: Duration::from_secs(10) });
+        self.publisher(name, LOG, qos.build())
+    }
+
+    fn publisher<M: Serialize>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+        qos: QosPolicies,
+    ) -> Result<Publisher<M>> {
         let topic = self.topic(name, type_name, &qos)?;
-        self.node(name)?.create_publisher(&topic, None).map_err(failed(|| name.to_owned()))
+        let publisher = self.node(name)?.create_publisher(&topic, None);
+        self.offers.push((name.to_owned(), qos));
+        publisher.map_err(failed(|| name.to_owned()))
     }
 
-    /// What the discovered writers of the topic offer: `None` without writers, else whether all are
-    /// reliable. Writers of another type do not count.
-    pub(crate) fn offered(&self, name: &str, type_name: &str) -> Option<bool> {
-        let (name, type_name) = (dds_name(name), dds_type(type_name));
-        let writers = self.context.domain_participant().discovered_writers();
-        let writers = writers.iter().map(|writer| &writer.publication_topic_data);
-        let of_topic = writers.filter(|w| w.topic_name == name && w.type_name == type_name);
-        of_topic.map(|w| w.reliability != Some(Reliability::BestEffort)).reduce(|a, b| a && b)
+    /// Discovery's view of the topics published so far.
+    pub(crate) fn graph(&self) -> Graph {
+        Graph::new(self.context.domain_participant(), self.offers.clone())
     }
 
-    /// Absolute names of the topics that somebody reads, each with whether a reader asks for reliability.
+    /// As [`Graph::read_topics`].
     pub(crate) fn read_topics(&self) -> Vec<(String, bool)> {
-        let readers = self.context.domain_participant().discovered_readers();
-        let readers = readers.iter().map(|reader| &reader.subscription_topic_data);
-        let topic = |reader: &discovery::SubscriptionBuiltinTopicData| {
-            let name = reader.topic_name.strip_prefix("rt")?.to_owned();
-            let reliability = reader.qos().reliability();
-            Some((name, matches!(reliability, Some(Reliability::Reliable { .. }))))
-        };
-        readers.filter_map(topic).collect()
+        self.graph().read_topics()
     }
 }
 
@@ -135,7 +150,7 @@ impl Drop for Participant {
 }
 
 /// Depth 1; a reliable writer never waits for room: what is newest now is not in a moment.
-fn newest(reliable: bool) -> QosPolicyBuilder {
+pub(super) fn newest(reliable: bool) -> QosPolicyBuilder {
     let reliability = match reliable {
         true => Reliability::Reliable { max_blocking_time: Duration::ZERO },
         false => Reliability::BestEffort,
@@ -143,6 +158,6 @@ fn newest(reliable: bool) -> QosPolicyBuilder {
     QosPolicyBuilder::new().reliability(reliability).history(History::KeepLast { depth: 1 })
 }
 
-fn dds_name(name: &str) -> String {
+pub(super) fn dds_name(name: &str) -> String {
     format!("rt{name}")
 }

@@ -15,6 +15,9 @@ use serde::de;
 
 use super::args::{Names, Network};
 use super::context::Participant;
+use super::diagnostics::Input;
+use super::graph::Publishers;
+use super::monitor::Report;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
@@ -49,8 +52,18 @@ pub(crate) struct Camera {
     thread: JoinHandle<()>,
 }
 
+/// A camera's connections to the other threads.
+pub(crate) struct Links {
+    /// Index of the camera.
+    pub(crate) camera: usize,
+    /// Its closing ends the thread.
+    pub(crate) stop: smol::channel::Receiver<()>,
+    /// Where its state goes every [`TICK`].
+    pub(crate) reports: Sender<Report>,
+}
+
 impl Camera {
-    /// Starts the thread of the camera called `name`; it ends when `stop` is closed.
+    /// Starts the thread of the camera called `name`; it ends when the stop channel is closed.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow.
@@ -59,7 +72,7 @@ impl Camera {
         names: &Names,
         network: Network,
         config: &NodeConfig,
-        stop: smol::channel::Receiver<()>,
+        links: Links,
     ) -> Result<Self> {
         let raw = format!("{name}/image_raw");
         let (slot, reader) = slot();
@@ -78,9 +91,12 @@ impl Camera {
             slot,
             buffers: buffers.clone(),
             recycled,
-            stop,
+            links,
             sequence: 0,
             dropped: 0,
+            newest: None,
+            joined: (Instant::now(), 0),
+            mismatch: None,
             watchdog: Watchdog::new(config.silence_ms),
         };
         let participant = ingest.join()?;
@@ -128,14 +144,20 @@ struct Ingest {
     slot: Slot<Frame>,
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
-    stop: smol::channel::Receiver<()>,
+    links: Links,
     sequence: u64,
     dropped: u64,
+    newest: Option<Instant>,
+    /// When DDS was joined last, and how often before.
+    joined: (Instant, u64),
+    mismatch: Option<String>,
     watchdog: Watchdog,
 }
 
 /// How often discovery and silence are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Discovery needs a moment: a participant younger than this does not say that nobody publishes.
+const DISCOVERY: Duration = Duration::from_secs(2);
 
 impl Ingest {
     fn join(&self) -> Result<Participant> {
@@ -149,14 +171,20 @@ impl Ingest {
             reliable: self.reliability == Reliability::Reliable,
         };
         let mut first = Some(participant);
-        while !self.stop.is_closed() {
-            let participant = first.take().map_or_else(|| self.join(), Ok);
+        while !self.links.stop.is_closed() {
+            let participant = first.take().map_or_else(
+                || {
+                    self.joined = (Instant::now(), self.joined.1 + 1);
+                    self.join()
+                },
+                Ok,
+            );
             let read = participant
                 .and_then(|participant| smol::block_on(self.read(participant, &mut source)));
             if let Err(error) = read {
                 log::error!("{}; trying again in a second", error.chain());
                 let pause = smol::Timer::after(Duration::from_secs(1));
-                smol::block_on(futures::future::select(pin!(self.stop.recv()), pause));
+                smol::block_on(futures::future::select(pin!(self.links.stop.recv()), pause));
             }
         }
     }
@@ -204,17 +232,17 @@ impl Ingest {
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
         let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
-        let stop = self.stop.clone();
+        let stop = self.links.stop.clone();
         loop {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
-                    if let Some(best) = self.best(participant) {
-                        self.watchdog.publisher(Instant::now());
-                        if best != source {
-                            return Ok(Some(best));
-                        }
+                    let found = self.best(participant);
+                    let best = found.as_ref().map_or(source, |(best, _)| *best);
+                    if best != source {
+                        return Ok(Some(best));
                     }
+                    self.report(source, found.map(|(_, publishers)| publishers));
                     if let Some(silent) = self.watchdog.expired(Instant::now()) {
                         log::warn!("{}: silent for {silent:.0?}, joining DDS anew", self.raw);
                         return Ok(None);
@@ -234,27 +262,61 @@ impl Ingest {
         }
     }
 
-    /// The source to read, given the publishers that are known; `None` while there are none.
-    fn best(&self, participant: &Participant) -> Option<Source> {
-        let raw = participant.offered(&self.raw, IMAGE.type_name).map(|reliable| (false, reliable));
-        let compressed = participant.offered(&self.compressed, COMPRESSED_IMAGE.type_name);
-        let compressed = compressed.map(|reliable| (true, reliable));
-        let (compressed, offered) = match self.transport {
-            Transport::Auto => raw.or(compressed),
-            Transport::Raw => raw,
-            Transport::Compressed => compressed,
+    /// The source to read, given the publishers that are known, and these; `None` while there are none.
+    fn best(&self, participant: &Participant) -> Option<(Source, Publishers)> {
+        let graph = participant.graph();
+        let known = |topic: &str, type_name| {
+            let publishers = graph.publishers(topic, type_name);
+            (publishers.count > 0).then_some(publishers)
+        };
+        let raw = || Some((false, known(&self.raw, IMAGE.type_name)?));
+        let compressed = || Some((true, known(&self.compressed, COMPRESSED_IMAGE.type_name)?));
+        let (compressed, publishers) = match self.transport {
+            Transport::Auto => raw().or_else(compressed),
+            Transport::Raw => raw(),
+            Transport::Compressed => compressed(),
         }?;
         let reliable = match self.reliability {
-            Reliability::Auto => offered,
+            Reliability::Auto => publishers.reliable,
             Reliability::Reliable => true,
             Reliability::BestEffort => false,
         };
-        Some(Source { compressed, reliable })
+        Some((Source { compressed, reliable }, publishers))
+    }
+
+    /// Tells how the input is; logs a QoS mismatch when it is found.
+    fn report(&mut self, source: Source, publishers: Option<Publishers>) {
+        if publishers.is_none() && self.joined.1 > 0 && self.joined.0.elapsed() < DISCOVERY {
+            return;
+        }
+        let Publishers { count, mismatch, .. } = publishers.unwrap_or_default();
+        let mismatch = mismatch[usize::from(source.reliable)].clone();
+        // Joining anew cures silence, but not a publisher that does not match.
+        if count > 0 && mismatch.is_none() {
+            self.watchdog.publisher(Instant::now());
+        }
+        if let Some(problem) = mismatch.as_ref().filter(|_| mismatch != self.mismatch) {
+            log::warn!("{problem}");
+        }
+        self.mismatch.clone_from(&mismatch);
+        let input = Input {
+            topic: if source.compressed { &self.compressed } else { &self.raw }.clone(),
+            reliable: source.reliable,
+            publishers: count,
+            mismatch,
+            received: self.sequence,
+            dropped: self.dropped,
+            newest: self.newest,
+            rebuilds: self.joined.1,
+        };
+        // No room: the next one, 100 ms later, says the same and more.
+        drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
     fn put(&mut self, payload: Payload) {
         let received = Instant::now();
         self.watchdog.message(received);
+        self.newest = Some(received);
         self.sequence += 1;
         self.slot.put(|unread| {
             self.dropped += u64::from(unread.is_some());

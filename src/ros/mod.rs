@@ -4,16 +4,22 @@
 //! ingest (a thread per camera) -> slot (newest wins) -> node (main thread) -> publish
 //! ```
 //!
+//! Every thread reports to `monitor`, whose own thread publishes `/diagnostics`, latencies and `/rosout`.
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
 mod args;
 mod context;
+mod diagnostics;
+mod graph;
 mod ingest;
+mod monitor;
 mod node;
 mod publish;
 pub mod raw;
+mod rosout;
 mod slot;
 
 pub use args::{Names, Network, RosArgs};
-pub use node::Node;
+pub use node::{Node, Process};
+pub use rosout::{Line, Tee};

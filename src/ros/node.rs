@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::Select;
+use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
 use super::args::{Names, Network};
-use super::ingest::{Camera, Frame, Payload};
+use super::diagnostics::Health;
+use super::ingest::{Camera, Frame, Links, Payload};
+use super::monitor::{Monitor, ROOM, Report};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
+use super::rosout::Line;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
+use crate::model::config::HeadConfig;
 use crate::msg::{FrameStatus, Stamp};
 use crate::pipeline::{Pipeline, Prediction};
 use crate::{Error, Result};
@@ -25,6 +29,16 @@ pub struct Node {
     config: NodeConfig,
     counts: Vec<Counts>,
     stop: smol::channel::Receiver<()>,
+    monitor: Monitor,
+    reports: Sender<Report>,
+}
+
+/// The node's connections to its process.
+pub struct Process {
+    /// Its closing ends the node.
+    pub stop: smol::channel::Receiver<()>,
+    /// Lines for `/rosout`.
+    pub log: Receiver<Line>,
 }
 
 /// What became of a camera's messages.
@@ -46,7 +60,7 @@ struct Refused {
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Joins DDS and starts the cameras; both they and the loop end when `stop` closes.
+    /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow.
@@ -55,17 +69,23 @@ impl Node {
         network: Network,
         config: NodeConfig,
         pipeline: Pipeline,
-        stop: smol::channel::Receiver<()>,
+        Process { stop, log }: Process,
     ) -> Result<Self> {
         let classes = pipeline.model().config().classes.clone();
-        let outputs = Outputs::new(names, network, &config, classes)?;
-        let start = |name: &String| Camera::start(name, names, network, &config, stop.clone());
-        let cameras = config.cameras.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let mut outputs = Outputs::new(names, network, &config, classes)?;
+        let (reports, heard) = bounded(ROOM);
+        let health = Health::new(names.node().to_owned(), &config, facts(&pipeline, &config));
+        let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
+        let start = |(camera, name): (usize, &String)| {
+            let links = Links { camera, stop: stop.clone(), reports: reports.clone() };
+            Camera::start(name, names, network, &config, links)
+        };
+        let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
         let counts = vec![Counts::default(); cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self { cameras, outputs, pipeline, config, counts, stop })
+        Ok(Self { cameras, outputs, pipeline, config, counts, stop, monitor, reports })
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -78,8 +98,10 @@ impl Node {
         for (name, counts) in self.config.cameras.iter().zip(&self.counts) {
             log::info!("{name}: {counts}");
         }
-        let cameras = ended.map(|()| self.cameras)?;
-        cameras.into_iter().try_for_each(Camera::join)
+        self.stop.close(); // for the cameras, when it is the GPU that ended the loop
+        drop(self.reports);
+        let joined = self.cameras.into_iter().try_for_each(Camera::join);
+        ended.and(joined).and(self.monitor.join())
     }
 
     fn frames(&mut self) -> Result<()> {
@@ -118,6 +140,8 @@ impl Node {
         let stamp = status.header.stamp;
         status.latency_ms = if self.config.use_sim_time { f32::NAN } else { since(stamp) };
         self.count(camera, &status, published.as_ref().err());
+        // No room: a frame less in the diagnostics, the status topic has them all.
+        drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);
         match published {
             Err(error @ Error::Torch { .. }) if self.pipeline.model().device().is_cuda() => {
@@ -173,6 +197,33 @@ impl Node {
             log::warn!("{camera}: no masks ({count} times so far): {}", status.text);
         }
     }
+}
+
+/// What runs where, for people.
+fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
+    let model = pipeline.model().config();
+    let letter = |head: &HeadConfig| match head {
+        HeadConfig::Linear { .. } => "d",
+        HeadConfig::Gmm { .. } => "g",
+    };
+    let uem = model.uem.as_ref().map_or("", |uem| letter(&uem.head));
+    let variant = format!("{}-{uem}", letter(&model.head));
+    let calibration = model.calibration.as_ref().map_or("n/a".into(), |found| {
+        let (target, threshold, dataset) = (&found.target, found.ood_threshold, &found.dataset);
+        format!("{target} at {} > {threshold} on {dataset}", found.score)
+    });
+    let fact = |key: &str, value: &dyn fmt::Display| (key.to_owned(), value.to_string());
+    vec![
+        fact("weights", &config.model.weights.display()),
+        fact("sha256", &model.sha256),
+        fact("architecture", &model.architecture),
+        fact("variant", &variant.trim_end_matches('-')),
+        fact("device", &format!("{:?}", pipeline.model().device())),
+        fact("precision", &config.model.precision),
+        fact("plan", &config.plan),
+        fact("score", &pipeline.config().score),
+        fact("calibration", &calibration),
+    ]
 }
 
 /// The fixed name of what went wrong with a frame.

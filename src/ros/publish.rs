@@ -86,6 +86,11 @@ impl Outputs {
         Ok(Self { cameras, participant, classes, jpeg_quality, reliable, read, looked: None })
     }
 
+    /// The participant, for what else is published under the node's name.
+    pub(crate) fn participant(&mut self) -> &mut Participant {
+        &mut self.participant
+    }
+
     /// The planes that somebody reads of this camera.
     pub(crate) fn wanted(&mut self, camera: usize) -> Planes {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {

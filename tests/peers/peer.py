@@ -7,7 +7,8 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "compressed", "topic": ..., "format": "jpeg", "file": "a.jpg", "stamp": ..., "frame_id": ...}
   {"do": "play", ..., "rate": 10, "seconds": 3}  as "image" again and again, the stamp's seconds counting up
   {"do": "lie", "topic": ..., "base64": ...}     an Image message with these bytes, zeros up to 64, as its CDR
-  {"do": "read", "topic": ..., "type": "image" | "compressed" | "status", "reliable": false,
+  {"do": "offer", "topic": ...}                  the writer of Image messages, and nothing written
+  {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false,
    "latched": false, "save": "folder"}
   {"do": "sleep", "seconds": 0.5}
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
@@ -23,11 +24,11 @@ import os
 import select
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.idl import IdlStruct
-from cyclonedds.idl.types import array, float32, int32, sequence, uint8, uint32, uint64
+from cyclonedds.idl.types import array, float32, float64, int32, sequence, uint8, uint32, uint64
 from cyclonedds.pub import DataWriter
 from cyclonedds.qos import Policy, Qos
 from cyclonedds.sub import DataReader
@@ -92,7 +93,52 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     model_sha256: str
 
 
-TYPES = {"image": Image, "compressed": CompressedImage, "status": FrameStatus}
+@dataclass
+class KeyValue(IdlStruct, typename="diagnostic_msgs::msg::dds_::KeyValue_"):
+    key: str
+    value: str
+
+
+@dataclass
+class DiagnosticStatus(IdlStruct, typename="diagnostic_msgs::msg::dds_::DiagnosticStatus_"):
+    level: uint8
+    name: str
+    message: str
+    hardware_id: str
+    values: sequence[KeyValue]
+
+
+@dataclass
+class DiagnosticArray(IdlStruct, typename="diagnostic_msgs::msg::dds_::DiagnosticArray_"):
+    header: Header
+    status: sequence[DiagnosticStatus]
+
+
+@dataclass
+class Float64Stamped(IdlStruct, typename="autoware_internal_debug_msgs::msg::dds_::Float64Stamped_"):
+    stamp: Time
+    data: float64
+
+
+@dataclass
+class Log(IdlStruct, typename="rcl_interfaces::msg::dds_::Log_"):
+    stamp: Time
+    level: uint8
+    name: str
+    msg: str
+    file: str
+    function: str
+    line: uint32
+
+
+TYPES = {
+    "image": Image,
+    "compressed": CompressedImage,
+    "status": FrameStatus,
+    "diagnostics": DiagnosticArray,
+    "float64": Float64Stamped,
+    "log": Log,
+}
 
 
 def say(**line):
@@ -117,13 +163,19 @@ class Peer:
     def topic(self, name, kind, qos):
         return Topic(self.participant, "rt" + name, kind, qos=qos)
 
-    def write(self, command, message):
-        name, kind = command["topic"], type(message)
+    def writer(self, command, kind):
+        name = command["topic"]
         if (name, kind) not in self.writers:
             qos = self.qos(command.get("reliable", False))
             writer = DataWriter(self.participant, self.topic(name, kind, qos), qos=qos)
             self.writers[name, kind] = writer
-        writer = self.writers[name, kind]
+        return self.writers[name, kind]
+
+    def offer(self, command):
+        self.writer(command, Image)
+
+    def write(self, command, message):
+        name, writer = command["topic"], self.writer(command, type(message))
         end = time.monotonic() + command.get("timeout", 20)
         while len(writer.get_matched_subscriptions()) < command.get("readers", 1):
             if time.monotonic() > end:
@@ -180,12 +232,12 @@ class Peer:
                     self.event(command, message)
 
     def event(self, command, message):
-        stamp = message.header.stamp
+        header = getattr(message, "header", None) or Header(message.stamp, "")
         line = {"topic": command["topic"], "type": command["type"]}
-        line |= {"stamp": [stamp.sec, stamp.nanosec], "frame_id": message.header.frame_id}
+        line |= {"stamp": [header.stamp.sec, header.stamp.nanosec], "frame_id": header.frame_id}
         for field in fields(message):
             value = getattr(message, field.name)
-            if field.name == "data":
+            if command["type"] in ("image", "compressed") and field.name == "data":
                 data = bytes(value)
                 line |= {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                 if "save" in command:
@@ -193,7 +245,9 @@ class Peer:
                     line["file"] = os.path.join(command["save"], f"{self.saved:06}.bin")
                     with open(line["file"], "wb") as file:
                         file.write(data)
-            elif field.name != "header":
+            elif field.name == "status":
+                line["status"] = [asdict(status) for status in value]
+            elif field.name not in ("header", "stamp"):
                 line[field.name] = value
         say(**line)
 

@@ -1,0 +1,82 @@
+//! What the node says about itself: `/diagnostics`, latencies, `/rosout`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Header, Stamp};
+
+/// `diagnostic_msgs/DiagnosticArray`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiagnosticArray {
+    /// When it was made.
+    pub header: Header,
+    /// One entry per thing that can be well or not.
+    pub status: Vec<DiagnosticStatus>,
+}
+
+/// `diagnostic_msgs/DiagnosticStatus`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiagnosticStatus {
+    /// [`Self::OK`], [`Self::WARN`] or [`Self::ERROR`].
+    pub level: u8,
+    /// `node: thing`.
+    pub name: String,
+    /// What is the matter, in a sentence.
+    pub message: String,
+    /// What it runs on.
+    pub hardware_id: String,
+    /// Details.
+    pub values: Vec<KeyValue>,
+}
+
+impl DiagnosticStatus {
+    /// All is well.
+    pub const OK: u8 = 0;
+    /// Degraded, but what is published can be trusted.
+    pub const WARN: u8 = 1;
+    /// Nothing that can be trusted comes out.
+    pub const ERROR: u8 = 2;
+}
+
+/// `diagnostic_msgs/KeyValue`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyValue {
+    /// Name.
+    pub key: String,
+    /// Value as text.
+    pub value: String,
+}
+
+/// `autoware_internal_debug_msgs/Float64Stamped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Float64Stamped {
+    /// That of the image it is about.
+    pub stamp: Stamp,
+    /// Milliseconds.
+    pub data: f64,
+}
+
+/// `rcl_interfaces/Log`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// When it was said.
+    pub stamp: Stamp,
+    /// 10 debug, 20 info, 30 warn, 40 error.
+    pub level: u8,
+    /// Logger.
+    pub name: String,
+    /// The line.
+    pub msg: String,
+    /// Source file; empty when unknown.
+    pub file: String,
+    /// Function, or what stands for it.
+    pub function: String,
+    /// Line of the source file.
+    pub line: u32,
+}
+
+/// Type of [`DiagnosticArray`].
+pub const DIAGNOSTIC_ARRAY: &str = "diagnostic_msgs/msg/DiagnosticArray";
+/// Type of [`Float64Stamped`].
+pub const FLOAT64_STAMPED: &str = "autoware_internal_debug_msgs/msg/Float64Stamped";
+/// Type of [`Log`].
+pub const LOG: &str = "rcl_interfaces/msg/Log";

@@ -1,0 +1,501 @@
+//! What is well and what is not: reports of the other threads in, `diagnostic_msgs` statuses out.
+//!
+//! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use crate::config::NodeConfig;
+use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
+
+/// What a camera's thread knows, sent every 100 ms.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Input {
+    /// Absolute name of the topic that is read.
+    pub(crate) topic: String,
+    /// Whether reliability was asked for.
+    pub(crate) reliable: bool,
+    /// Known publishers of the topic.
+    pub(crate) publishers: usize,
+    /// Why none of them matches, with the fix.
+    pub(crate) mismatch: Option<String>,
+    /// Messages so far.
+    pub(crate) received: u64,
+    /// Those that a newer one replaced unread.
+    pub(crate) dropped: u64,
+    /// When the last one came.
+    pub(crate) newest: Option<Instant>,
+    /// DDS participants after the first.
+    pub(crate) rebuilds: u64,
+}
+
+/// What the kernel and the graph know, looked up every second.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transport {
+    /// A sentence for each output with a reader that asks for more than is offered.
+    pub(crate) unserved: Vec<String>,
+    /// Bytes of socket buffer that the kernel grants, and that are asked for.
+    pub(crate) receive_buffer: [u64; 2],
+    /// Datagrams of this computer that found no room since the node started.
+    pub(crate) kernel_drops: u64,
+    /// Log lines that found none.
+    pub(crate) lost_lines: u64,
+}
+
+/// Everything known, and the levels shown.
+pub(crate) struct Health {
+    node: String,
+    stale_after: Duration,
+    budget_ms: f32,
+    model: Vec<(String, String)>,
+    cameras: Vec<Camera>,
+    /// End and processing time in ms of the frames of the last [`WINDOW`].
+    times: VecDeque<(Instant, f32)>,
+    last: Option<FrameStatus>,
+    late: u64,
+    /// From when to when every frame was late.
+    over_budget: Option<(Instant, Instant)>,
+    transport: Transport,
+    dropping: Option<Instant>,
+    shown: BTreeMap<String, Shown>,
+}
+
+/// One camera.
+#[derive(Default)]
+struct Camera {
+    name: String,
+    input: Input,
+    last: Option<FrameStatus>,
+    refused: BTreeMap<String, u64>,
+    /// When masks went out in the last [`WINDOW`].
+    published: VecDeque<Instant>,
+    last_published: Option<Instant>,
+}
+
+/// A level with its memory.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    level: u8,
+    last_bad: Option<Instant>,
+}
+
+/// One status in the making.
+struct Finding {
+    level: u8,
+    message: String,
+    values: Vec<(String, String)>,
+}
+
+/// Rates and percentiles are over this long.
+const WINDOW: Duration = Duration::from_secs(10);
+/// A level returns to OK when it was for this long.
+const CLEAN: Duration = Duration::from_secs(2);
+/// Frames over the budget, or an active camera without masks, are an error after this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Health {
+    /// `node` goes before the name of each status, `model` is shown as it is.
+    pub(crate) fn new(node: String, config: &NodeConfig, model: Vec<(String, String)>) -> Self {
+        let camera = |name: &String| {
+            let input = Input { topic: format!("{name}/image_raw"), ..Input::default() };
+            Camera { name: name.clone(), input, ..Camera::default() }
+        };
+        Self {
+            node,
+            stale_after: Duration::from_millis(config.stale_after_ms.into()),
+            budget_ms: config.budget_ms as f32,
+            model,
+            cameras: config.cameras.iter().map(camera).collect(),
+            times: VecDeque::new(),
+            last: None,
+            late: 0,
+            over_budget: None,
+            transport: Transport::default(),
+            dropping: None,
+            shown: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn input(&mut self, camera: usize, input: Input) {
+        self.cameras[camera].input = input;
+    }
+
+    pub(crate) fn transport(&mut self, transport: Transport, now: Instant) {
+        if transport.kernel_drops > self.transport.kernel_drops {
+            self.dropping = Some(now);
+        }
+        self.transport = transport;
+    }
+
+    /// What became of a camera's frame; `now` is its end.
+    pub(crate) fn frame(&mut self, camera: usize, status: FrameStatus, now: Instant) {
+        let camera = &mut self.cameras[camera];
+        if status.state == FrameStatus::OK {
+            camera.published.push_back(now);
+            camera.last_published = Some(now);
+            let took = processing_ms(&status);
+            self.times.push_back((now, took));
+            self.last = Some(status.clone());
+            if took > self.budget_ms {
+                self.late += 1;
+                let over = Duration::from_secs_f32((took - self.budget_ms) / 1e3);
+                let since = self.over_budget.map(|(since, _)| since);
+                let since = since.or(now.checked_sub(over)).unwrap_or(now);
+                self.over_budget = Some((since, now));
+            } else {
+                self.over_budget = None;
+            }
+        } else {
+            *camera.refused.entry(status.reason.clone()).or_default() += 1;
+        }
+        camera.last = Some(status);
+    }
+
+    /// A status for everything, and whether a level is another than at the last call.
+    pub(crate) fn statuses(&mut self, now: Instant) -> (Vec<DiagnosticStatus>, bool) {
+        self.forget(now);
+        let input = |c: &Camera| (format!("input/{}", c.name), self.camera(c, now));
+        let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
+        findings.push(("inference".into(), self.inference()));
+        findings.push(("output".into(), self.output(now)));
+        let model = Finding::new(Level::OK, "loaded", self.model.clone());
+        findings.push(("model".into(), model));
+        findings.push(("dds".into(), self.dds(now)));
+        let mut changed = false;
+        let mut status = |(name, finding): (String, Finding)| {
+            let first = Shown { level: u8::MAX, last_bad: None };
+            let shown = self.shown.entry(name.clone()).or_insert(first);
+            changed |= shown.settle(finding.level, now);
+            DiagnosticStatus {
+                level: shown.level,
+                name: format!("{}: {name}", self.node),
+                message: finding.message,
+                hardware_id: self.node.clone(),
+                values: finding
+                    .values
+                    .into_iter()
+                    .map(|(key, value)| KeyValue { key, value })
+                    .collect(),
+            }
+        };
+        let statuses = findings.into_iter().map(&mut status).collect();
+        (statuses, changed)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let recent = |time: Instant| now.duration_since(time) <= WINDOW;
+        while self.times.pop_front_if(|(time, _)| !recent(*time)).is_some() {}
+        for camera in &mut self.cameras {
+            while camera.published.pop_front_if(|time| !recent(*time)).is_some() {}
+        }
+    }
+
+    /// State of a camera, most specific cause first.
+    fn state(&self, camera: &Camera, now: Instant) -> (&'static str, u8, String) {
+        let input = &camera.input;
+        let refused = camera.last.as_ref().filter(|status| status.state != FrameStatus::OK);
+        let age = input.newest.map(|newest| now.duration_since(newest));
+        match (refused, &input.mismatch, age) {
+            (Some(status), ..) => {
+                ("rejected", Level::ERROR, format!("{}: {}", status.reason, status.text))
+            }
+            _ if input.publishers == 0 => {
+                ("no_publisher", Level::WARN, format!("nobody publishes {}", input.topic))
+            }
+            (_, Some(mismatch), _) => ("qos_mismatch", Level::WARN, mismatch.clone()),
+            (.., None) => {
+                ("waiting_image", Level::WARN, format!("nothing came yet on {}", input.topic))
+            }
+            (.., Some(age)) if age > self.stale_after => {
+                ("stale", Level::ERROR, format!("the newest image came {} ms ago", age.as_millis()))
+            }
+            _ => ("active", Level::OK, "active".into()),
+        }
+    }
+
+    fn camera(&self, camera: &Camera, now: Instant) -> Finding {
+        let (state, level, message) = self.state(camera, now);
+        let input = &camera.input;
+        let size = camera.last.as_ref().filter(|last| last.height > 0);
+        let mut values = vec![
+            value("state", &state),
+            value("topic", &input.topic),
+            value("reliability", &if input.reliable { "reliable" } else { "best_effort" }),
+            value("publishers", &input.publishers),
+            value("image_age_ms", &since(input.newest, now)),
+            value("size", &or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
+            value("received", &input.received),
+            value("dropped", &input.dropped),
+        ];
+        let refused = camera.refused.iter();
+        values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));
+        Finding::new(level, message, values)
+    }
+
+    fn inference(&self) -> Finding {
+        let mut times: Vec<f32> = self.times.iter().map(|(_, took)| *took).collect();
+        times.sort_by(f32::total_cmp);
+        let failed = self.cameras.iter().filter_map(|camera| camera.last.as_ref());
+        let mut failed = failed.filter(|last| ["inference", "not_finite"].contains(&&*last.reason));
+        let last = self.last.as_ref();
+        let (level, message) = match (failed.next(), self.over_budget, last) {
+            (Some(failed), ..) => (Level::ERROR, format!("{}: {}", failed.camera, failed.text)),
+            (_, Some((since, until)), _) => {
+                let level = if until - since >= PATIENCE { Level::ERROR } else { Level::WARN };
+                (level, format!("frames take longer than budget_ms = {}", self.budget_ms))
+            }
+            (.., Some(_)) => (Level::OK, "within the budget".into()),
+            (.., None) => (Level::OK, "no frame yet".into()),
+        };
+        let of_last = |part: fn(&FrameStatus) -> f32| ms(last.map(part));
+        let values = vec![
+            value("processing_ms", &of_last(processing_ms)),
+            value("decode_ms", &of_last(|last| last.decode_ms)),
+            value("preprocess_ms", &of_last(|last| last.preprocess_ms)),
+            value("inference_ms", &of_last(|last| last.inference_ms)),
+            value("postprocess_ms", &of_last(|last| last.postprocess_ms)),
+            value("processing_p50_ms", &ms(percentile(&times, 50))),
+            value("processing_p95_ms", &ms(percentile(&times, 95))),
+            value("processing_p99_ms", &ms(percentile(&times, 99))),
+            value("frames_in_window", &times.len()),
+            value("window_s", &WINDOW.as_secs()),
+            value("budget_ms", &self.budget_ms),
+            value("late_frames", &self.late),
+            value("ood_threshold", &or_na(last.map(|last| last.ood_threshold))),
+        ];
+        Finding::new(level, message, values)
+    }
+
+    fn output(&self, now: Instant) -> Finding {
+        let silent = |camera: &&Camera| {
+            let active = self.state(camera, now).0 == "active";
+            active && camera.last_published.is_some_and(|last| now - last > PATIENCE)
+        };
+        let silent: Vec<_> = self.cameras.iter().filter(silent).map(|c| c.name.clone()).collect();
+        let (level, message) = match (&silent[..], &self.transport.unserved[..]) {
+            ([], []) => (Level::OK, "all subscribers are served".into()),
+            ([], unserved) => (Level::WARN, unserved.join("; ")),
+            (silent, _) => {
+                let after = PATIENCE.as_secs();
+                let names = silent.join(", ");
+                (Level::ERROR, format!("images come, but no masks for over {after} s: {names}"))
+            }
+        };
+        let mut values = Vec::new();
+        for camera in &self.cameras {
+            let mut add = |key, text| values.push((format!("{}/{key}", camera.name), text));
+            let latency = camera.last.as_ref().filter(|last| last.state == FrameStatus::OK);
+            let latency = latency.map(|last| last.latency_ms).filter(|age| age.is_finite());
+            let rate = camera.published.len() as f64 / WINDOW.as_secs_f64();
+            add("rate_hz", or_na(camera.last_published.map(|_| format!("{rate:.1}"))));
+            add("latency_ms", ms(latency));
+            add("since_publication_ms", since(camera.last_published, now));
+        }
+        Finding::new(level, message, values)
+    }
+
+    fn dds(&self, now: Instant) -> Finding {
+        let Transport { receive_buffer: [granted, asked], kernel_drops, lost_lines, .. } =
+            self.transport;
+        let total = |count: fn(&Input) -> u64| self.cameras.iter().map(|c| count(&c.input)).sum();
+        let (rebuilds, dropped): (u64, u64) = (total(|i| i.rebuilds), total(|i| i.dropped));
+        let mut values = vec![
+            value("rebuilds", &rebuilds),
+            value("receive_buffer_bytes", &granted),
+            value("receive_buffer_asked_bytes", &asked),
+            value("udp_receive_buffer_errors", &kernel_drops),
+            value("log_lines_lost", &lost_lines),
+            value("drops/replaced_by_newer", &dropped),
+        ];
+        let mut refused = BTreeMap::<&String, u64>::new();
+        for (reason, count) in self.cameras.iter().flat_map(|camera| &camera.refused) {
+            *refused.entry(reason).or_default() += count;
+        }
+        let refused = refused.into_iter();
+        values.extend(refused.map(|(reason, count)| value(&format!("drops/{reason}"), &count)));
+        let dropping = self.dropping.is_some_and(|last| now.duration_since(last) < WINDOW);
+        let (level, message) = match dropping {
+            false => (Level::OK, "no datagram is lost for want of room".into()),
+            true if granted < asked => {
+                let remedy = format!("sudo sysctl -w net.core.rmem_max={asked}");
+                (Level::WARN, format!("this computer loses datagrams: {remedy}"))
+            }
+            true => (Level::WARN, "this computer loses datagrams: its sockets are full".into()),
+        };
+        Finding::new(level, message, values)
+    }
+}
+
+impl Shown {
+    /// Worse, or less bad, at once; back to OK after a clean while. True when the level changed.
+    fn settle(&mut self, level: u8, now: Instant) -> bool {
+        let before = self.level;
+        if level > Level::OK {
+            (self.level, self.last_bad) = (level, Some(now));
+        } else if self.last_bad.is_none_or(|last| now.duration_since(last) >= CLEAN) {
+            self.level = Level::OK;
+        }
+        self.level != before
+    }
+}
+
+impl Finding {
+    fn new(level: u8, message: impl Into<String>, values: Vec<(String, String)>) -> Self {
+        Self { level, message: message.into(), values }
+    }
+}
+
+/// Decoding, preprocessing, network and postprocessing of a frame.
+pub(crate) fn processing_ms(status: &FrameStatus) -> f32 {
+    status.decode_ms + status.preprocess_ms + status.inference_ms + status.postprocess_ms
+}
+
+/// The smallest of the sorted numbers that `percent` of them do not exceed.
+fn percentile(sorted: &[f32], percent: usize) -> Option<f32> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+fn value(key: &str, value: &dyn Display) -> (String, String) {
+    (key.to_owned(), value.to_string())
+}
+
+/// "n/a" rather than a number that was not measured.
+fn or_na(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "n/a".into(), |value| value.to_string())
+}
+
+fn ms(time: Option<f32>) -> String {
+    or_na(time.map(|ms| format!("{ms:.1}")))
+}
+
+fn since(time: Option<Instant>, now: Instant) -> String {
+    or_na(time.map(|time| now.duration_since(time).as_millis()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Override;
+
+    fn health(cameras: &str) -> Health {
+        let value = |key: &str, yaml: &str| Override::Value { key: key.into(), yaml: yaml.into() };
+        let overrides = [value("model.weights", "a.safetensors"), value("cameras", cameras)];
+        let config = NodeConfig::load("/seg", &overrides).unwrap();
+        Health::new("seg".into(), &config, vec![("device".into(), "Cpu".into())])
+    }
+
+    fn find(
+        health: &mut Health,
+        name: &str,
+        now: Instant,
+    ) -> (u8, String, BTreeMap<String, String>) {
+        let statuses = health.statuses(now).0;
+        let status = statuses.into_iter().find(|status| status.name == format!("seg: {name}"));
+        let status = status.unwrap();
+        let values = status.values.into_iter().map(|pair| (pair.key, pair.value)).collect();
+        (status.level, status.message, values)
+    }
+
+    fn frame(inference_ms: f32) -> FrameStatus {
+        FrameStatus { inference_ms, decode_ms: 10.0, latency_ms: 250.0, ..FrameStatus::default() }
+    }
+
+    #[test]
+    fn a_camera_goes_through_its_states_most_specific_cause_first() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let expect = |health: &mut Health, ms, state: &str, level| {
+            let (shown, message, values) = find(health, "input/front", at(ms));
+            assert_eq!((values["state"].as_str(), shown), (state, level), "at {ms} ms: {message}");
+            message
+        };
+        expect(&mut health, 0, "no_publisher", Level::WARN);
+        let topic = "/front/image_raw".to_owned();
+        let input = Input { topic, publishers: 1, ..Input::default() };
+        let mismatch = Some("set reliability: auto".to_owned());
+        health.input(0, Input { mismatch, ..input.clone() });
+        let message = expect(&mut health, 100, "qos_mismatch", Level::WARN);
+        assert_eq!(message, "set reliability: auto");
+        health.input(0, input.clone());
+        expect(&mut health, 200, "waiting_image", Level::WARN);
+        health.input(0, Input { newest: Some(at(300)), ..input.clone() });
+        expect(&mut health, 600, "active", Level::WARN); // not yet clean for long enough
+        health.input(0, Input { newest: Some(at(2200)), ..input.clone() });
+        expect(&mut health, 2300, "active", Level::OK);
+        expect(&mut health, 2501, "stale", Level::ERROR);
+        let (reason, text) = ("encoding".to_owned(), "rgb42 is not known".to_owned());
+        let refused = FrameStatus { state: FrameStatus::NO_DATA, reason, text, ..frame(0.0) };
+        health.frame(0, refused, at(2600));
+        let message = expect(&mut health, 2600, "rejected", Level::ERROR);
+        assert_eq!(message, "encoding: rgb42 is not known");
+        assert_eq!(find(&mut health, "dds", at(2600)).2["drops/encoding"], "1");
+        health.frame(0, frame(5.0), at(2700));
+        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input });
+        expect(&mut health, 2800, "no_publisher", Level::WARN);
+    }
+
+    #[test]
+    fn a_change_of_level_is_told_once() {
+        let (mut health, now) = (health("[front]"), Instant::now());
+        assert!(health.statuses(now).1);
+        assert!(!health.statuses(now).1);
+        let kernel_drops = 3;
+        health.transport(Transport { kernel_drops, ..Transport::default() }, now);
+        assert!(health.statuses(now).1);
+        assert_eq!(find(&mut health, "dds", now).0, Level::WARN);
+    }
+
+    #[test]
+    fn frames_over_the_budget_are_late_and_an_error_when_it_lasts() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let (level, _, values) = find(&mut health, "inference", at(0));
+        assert_eq!((level, values["processing_p99_ms"].as_str()), (Level::OK, "n/a"));
+        health.frame(0, frame(189.0), at(1000));
+        assert_eq!(find(&mut health, "inference", at(1000)).0, Level::OK);
+        health.frame(0, frame(290.0), at(2000)); // over the budget of 200 ms for 100 ms
+        assert_eq!(find(&mut health, "inference", at(2000)).0, Level::WARN);
+        health.frame(0, frame(290.0), at(2900));
+        let (level, _, values) = find(&mut health, "inference", at(2900));
+        assert_eq!((level, values["late_frames"].as_str()), (Level::ERROR, "2"));
+        assert_eq!(
+            (&*values["processing_p50_ms"], &*values["processing_p95_ms"]),
+            ("300.0", "300.0")
+        );
+        health.frame(0, frame(1.0), at(3000));
+        let (level, _, values) = find(&mut health, "inference", at(4900));
+        assert_eq!((level, values["processing_p50_ms"].as_str()), (Level::OK, "199.0"));
+    }
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let times: Vec<f32> = (1..=200_u8).map(f32::from).collect();
+        let ranks = [50, 95, 99].map(|percent| percentile(&times, percent));
+        assert_eq!(ranks, [Some(100.0), Some(190.0), Some(198.0)]);
+        assert_eq!(percentile(&[7.0], 50), Some(7.0));
+        assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn masks_that_stop_under_a_live_camera_are_an_error_and_unserved_readers_a_warning() {
+        let (mut health, start) = (health("[front, rear]"), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let unserved = vec!["set mask_reliability: reliable".to_owned()];
+        health.transport(Transport { unserved, ..Transport::default() }, at(0));
+        let (level, message, values) = find(&mut health, "output", at(0));
+        assert_eq!((level, &*message), (Level::WARN, "set mask_reliability: reliable"));
+        assert_eq!(values["rear/rate_hz"], "n/a");
+        (0..30).for_each(|i| health.frame(1, frame(5.0), at(100 * i)));
+        let (publishers, newest) = (1, Some(at(4000)));
+        health.input(1, Input { publishers, newest, ..Input::default() });
+        let (level, message, values) = find(&mut health, "output", at(4000));
+        assert_eq!((level, values["rear/rate_hz"].as_str()), (Level::ERROR, "3.0"), "{message}");
+        assert_eq!(
+            (&*values["rear/since_publication_ms"], &*values["rear/latency_ms"]),
+            ("1100", "250.0")
+        );
+        assert!(message.ends_with(": rear"), "{message}");
+    }
+}

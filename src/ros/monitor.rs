@@ -1,0 +1,236 @@
+//! The thread that speaks for the node: `/diagnostics`, latency topics, `/rosout`.
+//!
+//! It hears of the others through a channel, so that neither a frame in the network nor a camera that
+//! sends nothing keeps it from speaking.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, never, select, tick};
+use ros2_client::Publisher;
+
+use super::args::Names;
+use super::context::Participant;
+use super::diagnostics::{Health, Input, Transport, processing_ms};
+use super::graph::Graph;
+use super::raw::{RECEIVE_BUFFER, failed};
+use super::rosout::Line;
+use crate::msg::{
+    DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
+    Stamp,
+};
+use crate::{Error, Result};
+
+/// What another thread tells, with the index of the camera it is about.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// How a camera's input is.
+    Input(usize, Input),
+    /// What became of a camera's frame.
+    Frame(usize, FrameStatus),
+}
+
+/// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
+pub(crate) const ROOM: usize = 1024;
+
+/// The running thread.
+pub(crate) struct Monitor(JoinHandle<()>);
+
+/// What lives on it.
+struct Speaker {
+    health: Health,
+    diagnostics: Publisher<DiagnosticArray>,
+    rosout: Publisher<Log>,
+    latencies: Vec<Latency>,
+    graph: Graph,
+    read: BTreeSet<String>,
+    unserved: Vec<String>,
+    kernel_drops_before: u64,
+    lost_lines: u64,
+    spoke: Option<Instant>,
+}
+
+/// A number of every frame as a topic.
+struct Latency {
+    topic: String,
+    publisher: Publisher<Float64Stamped>,
+    of: Measure,
+}
+
+/// Milliseconds of a frame.
+type Measure = fn(&FrameStatus) -> f32;
+
+/// RustDDS sends from a thread of its own, and forgets what it has not sent when the writer goes.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How often levels are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often they are published when none changes.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Autoware's names of the latency topics.
+const LATENCIES: [(&str, Measure); 5] = [
+    ("~/debug/processing_time_ms", processing_ms),
+    ("~/debug/pipeline_latency_ms", |status| status.latency_ms),
+    ("~/debug/processing_time/preprocess_ms", |status| status.preprocess_ms),
+    ("~/debug/processing_time/inference_ms", |status| status.inference_ms),
+    ("~/debug/processing_time/postprocess_ms", |status| status.postprocess_ms),
+];
+
+impl Monitor {
+    /// Publishes on `participant`, which must live longer; ends when all senders of reports are gone.
+    ///
+    /// # Errors
+    /// [`Error::Ros`], [`Error::Setting`] for a remapped name that ROS does not allow.
+    pub(crate) fn start(
+        participant: &mut Participant,
+        names: &Names,
+        health: Health,
+        reports: Receiver<Report>,
+        log: Receiver<Line>,
+    ) -> Result<Self> {
+        let mut latency = |&(name, of): &(&str, _)| {
+            let topic = names.topic(name)?;
+            let publisher = participant.publish(&topic, FLOAT64_STAMPED, (true, false))?;
+            Ok(Latency { topic, publisher, of })
+        };
+        let latencies = LATENCIES.iter().map(&mut latency).collect::<Result<_>>()?;
+        let topic = names.topic("/diagnostics")?;
+        let speaker = Speaker {
+            health,
+            diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
+            rosout: participant.publish_log(&names.topic("/rosout")?)?,
+            latencies,
+            graph: participant.graph(),
+            read: BTreeSet::new(),
+            unserved: Vec::new(),
+            kernel_drops_before: kernel_drops(),
+            lost_lines: 0,
+            spoke: None,
+        };
+        let thread = thread::Builder::new().name("monitor".into());
+        let thread = thread.spawn(move || speaker.run(&reports, log));
+        Ok(Self(thread.map_err(failed(|| "thread of the diagnostics".into()))?))
+    }
+
+    /// Waits for the thread's end.
+    ///
+    /// # Errors
+    /// [`Error::Ros`] when it panicked.
+    pub(crate) fn join(self) -> Result<()> {
+        let panicked =
+            |_payload| Error::Ros { what: "diagnostics".into(), problem: "it panicked".into() };
+        self.0.join().map_err(panicked)
+    }
+}
+
+impl Speaker {
+    fn run(mut self, reports: &Receiver<Report>, mut log: Receiver<Line>) {
+        let tick = tick(TICK);
+        loop {
+            select! {
+                recv(reports) -> report => match report {
+                    Ok(report) => self.hear(report),
+                    Err(_all_gone) => break,
+                },
+                recv(log) -> line => match line {
+                    Ok(line) => self.say(line),
+                    Err(_gone) => log = never(),
+                },
+                recv(tick) -> _ => self.tick(Instant::now()),
+            }
+        }
+        self.tick(Instant::now());
+        log.try_iter().for_each(|line| self.say(line));
+        thread::sleep(LAST_WORDS);
+    }
+
+    fn hear(&mut self, report: Report) {
+        match report {
+            Report::Input(camera, input) => self.health.input(camera, input),
+            Report::Frame(camera, status) => {
+                for Latency { topic, publisher, of } in &self.latencies {
+                    let data = f64::from(of(&status));
+                    if self.read.contains(topic) && data.is_finite() {
+                        let stamp = status.header.stamp;
+                        warn(topic, publisher.publish(Float64Stamped { stamp, data }));
+                    }
+                }
+                self.health.frame(camera, status, Instant::now());
+            }
+        }
+    }
+
+    fn say(&mut self, line: Line) {
+        self.lost_lines = line.lost;
+        // In silence: a word about it would be the next line to fail.
+        if self.rosout.publish(line.log).is_err() {
+            self.lost_lines += 1;
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.read = self.graph.read_topics().into_iter().map(|(topic, _)| topic).collect();
+        let due = self.spoke.is_none_or(|spoke| now.duration_since(spoke) >= PERIOD);
+        if due {
+            let transport = self.transport();
+            self.health.transport(transport, now);
+        }
+        let (status, changed) = self.health.statuses(now);
+        if due || changed {
+            self.spoke = Some(now);
+            let header = Header { stamp: Stamp::now(), frame_id: String::new() };
+            warn("/diagnostics", self.diagnostics.publish(DiagnosticArray { header, status }));
+        }
+    }
+
+    /// What the kernel and discovery know now; a reader that gets nothing is logged once.
+    fn transport(&mut self) -> Transport {
+        let unserved = self.graph.unserved();
+        let new = unserved.iter().filter(|sentence| !self.unserved.contains(sentence));
+        new.for_each(|sentence| log::warn!("{sentence}"));
+        self.unserved.clone_from(&unserved);
+        let asked = RECEIVE_BUFFER as u64;
+        let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
+        Transport {
+            unserved,
+            receive_buffer: [limit.trim().parse().unwrap_or(asked).min(asked), asked],
+            kernel_drops: kernel_drops().saturating_sub(self.kernel_drops_before),
+            lost_lines: self.lost_lines,
+        }
+    }
+}
+
+fn warn<M>(topic: &str, written: Result<(), ros2_client::WriteError<M>>) {
+    match written {
+        // A reader that stopped acknowledging; the next message is the one that counts.
+        Ok(()) | Err(ros2_client::WriteError::WouldBlock { .. }) => {}
+        Err(error) => log::warn!("{topic}: {error}"),
+    }
+}
+
+/// Datagrams that found a full socket, of all programs since the computer started.
+fn kernel_drops() -> u64 {
+    receive_buffer_errors(&fs::read_to_string("/proc/net/snmp").unwrap_or_default()).unwrap_or(0)
+}
+
+/// `RcvbufErrors` of `Udp` in `/proc/net/snmp`: a line of names, then one of numbers.
+fn receive_buffer_errors(snmp: &str) -> Option<u64> {
+    let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:")).map(str::split_whitespace);
+    let (mut names, mut numbers) = (udp.next()?, udp.next()?);
+    numbers.nth(names.position(|name| name == "RcvbufErrors")?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_counter_is_found_by_its_name() {
+        let snmp = "Tcp: RtoMin RcvbufErrors\nTcp: 1 2\nUdp: InDatagrams NoPorts RcvbufErrors X\n\
+                    Udp: 454183 6747 31 0\nUdpLite: RcvbufErrors\nUdpLite: 9\n";
+        assert_eq!(receive_buffer_errors(snmp), Some(31));
+        assert_eq!(receive_buffer_errors("Udp: InDatagrams\nUdp: 1\n"), None);
+    }
+}

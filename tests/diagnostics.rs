@@ -1,0 +1,148 @@
+//! What the node says about itself over real DDS, read by an independent peer (Cyclone DDS).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "peers/mod.rs"]
+mod peers;
+
+use std::collections::BTreeMap;
+
+use peers::{Node, Peer, picture};
+use serde_json::{Value, json};
+
+const NAMES: [&str; 4] = ["inference", "output", "model", "dds"];
+
+fn read(peer: &mut Peer, topic: &str, kind: &str) {
+    peer.ask(&json!({"do": "read", "topic": topic, "type": kind, "reliable": true,
+        "latched": kind == "log"}));
+}
+
+/// Level, message and values of a status of `/diagnostics`.
+fn status(line: &Value, name: &str) -> Option<(u64, String, BTreeMap<String, String>)> {
+    let name = format!("ood_segmentation: {name}");
+    let statuses = line.get("status")?.as_array()?;
+    let status = statuses.iter().find(|status| status["name"] == *name)?;
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pairs = status["values"].as_array().unwrap().iter();
+    let values = pairs.map(|pair| (text(&pair["key"]), text(&pair["value"]))).collect();
+    Some((status["level"].as_u64().unwrap(), text(&status["message"]), values))
+}
+
+/// Waits for a state of the camera's input and its level; returns the message and values.
+fn wait(peer: &Peer, state: &str, level: u64) -> (String, BTreeMap<String, String>) {
+    let mut found = None;
+    peer.wait(state, |line| {
+        let Some((shown, message, values)) = status(line, "input/camera") else { return false };
+        let fits = values["state"] == state && shown == level;
+        found = fits.then_some((message, values));
+        fits
+    });
+    found.unwrap()
+}
+
+#[test]
+fn diagnostics_speak_without_a_camera_and_name_no_number_that_was_not_measured() {
+    let Some(mut peer) = Peer::start(65) else { return };
+    let _node = Node::start(65, &[]);
+    read(&mut peer, "/diagnostics", "diagnostics");
+    let (message, values) = wait(&peer, "no_publisher", 1);
+    assert!(message.contains("camera/image_raw"), "{message}");
+    assert_eq!((&*values["image_age_ms"], &*values["publishers"]), ("n/a", "0"));
+    let line = peer.wait("diagnostics once more", |line| status(line, "model").is_some());
+    let of = |name| status(&line, name).unwrap();
+    assert_eq!(NAMES.map(|name| of(name).0), [0; 4], "{line}");
+    for (key, value) in of("inference").2.into_iter().filter(|(key, _)| key.ends_with("p99_ms")) {
+        assert_eq!(value, "n/a", "{key}");
+    }
+    assert_eq!(of("output").2["camera/rate_hz"], "n/a");
+    let model = of("model").2;
+    let found = ["architecture", "variant", "device", "precision"].map(|key| &*model[key]);
+    assert_eq!((found, model["sha256"].len()), (["tiny", "d-d", "Cpu", "f32"], 64));
+    let dds = of("dds").2;
+    assert!(dds["receive_buffer_bytes"].parse::<u64>().unwrap() > 0, "{dds:?}");
+}
+
+#[test]
+fn an_input_goes_from_waiting_to_active_to_stale_to_active_and_a_refused_image_is_named() {
+    let Some(mut peer) = Peer::start(66) else { return };
+    let Some(mut camera) = Peer::start(66) else { return };
+    let _node = Node::start(66, &["-p", "stale_after_ms:=1500", "-p", "budget_ms:=600000"]);
+    read(&mut peer, "/diagnostics", "diagnostics");
+    wait(&peer, "no_publisher", 1);
+    camera.ask(&json!({"do": "offer", "topic": "/camera/image_raw"}));
+    wait(&peer, "waiting_image", 1);
+    let mut play = picture("/camera/image_raw", 1);
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(10), json!(8));
+    camera.tell(&play);
+    let (_, values) = wait(&peer, "active", 0);
+    assert_eq!(values["size"], "70x42");
+    let line = peer.wait("rates", |line| status(line, "output").is_some());
+    let number = |name, key| status(&line, name).unwrap().2[key].parse::<f64>().unwrap();
+    assert!(number("output", "camera/rate_hz") > 0.0, "{line}");
+    assert!(number("inference", "processing_p99_ms") >= number("inference", "processing_p50_ms"));
+    let (message, _) = wait(&peer, "stale", 2);
+    assert!(message.contains("ms ago"), "{message}");
+    camera.tell(&play);
+    wait(&peer, "active", 0);
+    let mut bad = picture("/camera/image_raw", 90);
+    bad["encoding"] = json!("rgb42");
+    camera.tell(&bad);
+    let (message, values) = wait(&peer, "rejected", 2);
+    assert!(message.starts_with("encoding: ") && message.contains("rgb42"), "{message}");
+    assert_eq!(values["rejected/encoding"], "1");
+}
+
+#[test]
+fn qos_that_does_not_match_is_reported_with_the_policy_and_the_fix() {
+    let Some(mut peer) = Peer::start(67) else { return };
+    let mut node = Node::start(67, &["-p", "reliability:=reliable"]);
+    read(&mut peer, "/diagnostics", "diagnostics");
+    peer.ask(&json!({"do": "offer", "topic": "/camera/image_raw"})); // best effort
+    let (message, _) = wait(&peer, "qos_mismatch", 1);
+    let words = ["/camera/image_raw: reliability: ", "best effort", "`reliability: auto`"];
+    assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    read(&mut peer, "/camera/ood/image", "image"); // reliable
+    peer.wait("an unserved reader", |line| {
+        let Some((level, message, _)) = status(line, "output") else { return false };
+        level == 1 && message.contains("/camera/ood/image: reliability: ") && {
+            assert!(message.contains("`mask_reliability: reliable`"), "{message}");
+            true
+        }
+    });
+    node.signal("-INT");
+    let (_, log) = node.end();
+    assert_eq!(log.matches("`reliability: auto`").count(), 1, "{log}");
+    assert_eq!(log.matches("`mask_reliability: reliable`").count(), 1, "{log}");
+}
+
+#[test]
+fn latencies_of_every_frame_and_log_lines_reach_their_topics() {
+    let Some(mut peer) = Peer::start(68) else { return };
+    let _node = Node::start(68, &["-r", "__ns:=/car"]);
+    read(&mut peer, "/rosout", "log");
+    let names = ["processing_time_ms", "pipeline_latency_ms"].map(str::to_owned).into_iter();
+    let stages = ["preprocess", "inference", "postprocess"];
+    let names = names.chain(stages.map(|stage| format!("processing_time/{stage}_ms")));
+    let topics: Vec<_> = names.map(|name| format!("/car/ood_segmentation/debug/{name}")).collect();
+    for topic in &topics {
+        read(&mut peer, topic, "float64");
+    }
+    let line = peer.wait("the log of the start", |line| {
+        line["msg"].as_str().is_some_and(|text| text.contains("is running in ROS domain 68"))
+    });
+    assert_eq!((&line["level"], &line["name"]), (&json!(20), &json!("car.ood_segmentation")));
+    assert!(line["stamp"][0].as_i64().unwrap() > 1_700_000_000, "{line}");
+    let mut seen = BTreeMap::new();
+    let mut play = picture("/car/camera/image_raw", 5000);
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(10), json!(20));
+    peer.tell(&play);
+    peer.wait("a latency on every topic", |line| {
+        if line["type"] == "float64" {
+            assert!(line["stamp"][0].as_i64().unwrap() >= 5000, "{line}");
+            seen.insert(line["topic"].as_str().unwrap().to_owned(), line["data"].as_f64().unwrap());
+        }
+        seen.len() == topics.len()
+    });
+    assert!(topics.iter().all(|topic| seen[topic] >= 0.0), "{seen:?}");
+    let whole = seen[&topics[0]];
+    assert!(topics[2..].iter().all(|stage| seen[stage] <= whole + 1e3), "{seen:?}");
+}
