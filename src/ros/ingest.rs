@@ -7,18 +7,19 @@ use std::pin::pin;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use futures::stream::{FusedStream, StreamExt};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{ReadError, ReadResult};
+use ros2_client::{MessageInfo, ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
 use super::context::Participant;
+use super::rate::RateLimit;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{COMPRESSED_IMAGE, CompressedImage, IMAGE};
+use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, IMAGE};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -28,6 +29,8 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
     /// Those of them that a newer one replaced unread.
     pub(crate) dropped: u64,
+    /// Those of them that came above the camera's rate limit.
+    pub(crate) limited: u64,
     pub(crate) received: Instant,
     pub(crate) payload: Payload,
 }
@@ -41,13 +44,18 @@ pub(crate) enum Payload {
     Undecodable(String),
 }
 
-/// A running camera: its slot, and the way back for buffers that were read.
+/// A running camera: its slot, its calibrations, and the way back for buffers that were read.
 #[derive(Debug)]
 pub(crate) struct Camera {
     pub(crate) slot: Receiver<Frame>,
+    /// The newest [`CALIBRATIONS`], in the order they came.
+    pub(crate) calibrations: Receiver<CameraInfo>,
     buffers: Sender<Vec<u8>>,
     thread: JoinHandle<()>,
 }
+
+/// Calibrations held until somebody looks: an image and its own may come in either order.
+pub(crate) const CALIBRATIONS: usize = 16;
 
 impl Camera {
     /// Starts the thread of the camera called `name`; it ends when `stop` is closed.
@@ -64,6 +72,8 @@ impl Camera {
         let raw = format!("{name}/image_raw");
         let (slot, reader) = slot();
         let (buffers, recycled) = bounded(2);
+        let (calibrations, unread) = bounded(CALIBRATIONS);
+        let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
         let ingest = Ingest {
             node: (
                 names.namespace().to_owned(),
@@ -71,6 +81,7 @@ impl Camera {
             ),
             raw: names.topic(&raw)?,
             compressed: names.twin(&raw, "compressed")?,
+            info: names.sibling(&raw, "camera_info")?,
             network,
             transport: config.transport,
             reliability: config.reliability,
@@ -78,9 +89,12 @@ impl Camera {
             slot,
             buffers: buffers.clone(),
             recycled,
+            calibrations: (calibrations, unread.clone()),
             stop,
             sequence: 0,
             dropped: 0,
+            limited: 0,
+            rate: RateLimit::new(max_rate_hz),
             watchdog: Watchdog::new(config.silence_ms),
         };
         let participant = ingest.join()?;
@@ -89,7 +103,7 @@ impl Camera {
             what: format!("thread of camera {name}"),
             problem: error.to_string(),
         })?;
-        Ok(Self { slot: reader, buffers, thread })
+        Ok(Self { slot: reader, calibrations: unread, buffers, thread })
     }
 
     /// Hands a buffer back to be filled again.
@@ -116,11 +130,15 @@ struct Source {
     reliable: bool,
 }
 
+/// Calibrations as they come.
+type Infos<'a> = Fuse<LocalBoxStream<'a, ReadResult<(CameraInfo, MessageInfo)>>>;
+
 /// What lives on the thread.
 struct Ingest {
     node: (String, String),
     raw: String,
     compressed: String,
+    info: String,
     network: Network,
     transport: Transport,
     reliability: Reliability,
@@ -128,9 +146,12 @@ struct Ingest {
     slot: Slot<Frame>,
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
+    calibrations: (Sender<CameraInfo>, Receiver<CameraInfo>),
     stop: smol::channel::Receiver<()>,
     sequence: u64,
     dropped: u64,
+    limited: u64,
+    rate: RateLimit,
     watchdog: Watchdog,
 }
 
@@ -163,11 +184,15 @@ impl Ingest {
 
     /// Reads with one participant until told to stop or the camera falls silent.
     async fn read(&mut self, mut participant: Participant, source: &mut Source) -> Result<()> {
+        // Best effort matches every publisher, and the next one comes with the next image.
+        let calibrations =
+            participant.subscribe::<CameraInfo>(&self.info, CAMERA_INFO.type_name, false)?;
+        let mut infos = calibrations.async_stream().boxed_local().fuse();
         loop {
             let topic = if source.compressed { &self.compressed } else { &self.raw };
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
-            match self.follow(&mut participant, *source).await? {
+            match self.follow(&mut participant, *source, &mut infos).await? {
                 Some(better) => *source = better,
                 None => return Ok(()),
             }
@@ -179,6 +204,7 @@ impl Ingest {
         &mut self,
         participant: &mut Participant,
         source: Source,
+        infos: &mut Infos<'_>,
     ) -> Result<Option<Source>> {
         if source.compressed {
             let topic = participant.subscribe(
@@ -187,12 +213,12 @@ impl Ingest {
                 source.reliable,
             )?;
             let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
-            self.drain(participant, source, messages).await
+            self.drain(participant, source, infos, messages).await
         } else {
             let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
             let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
-            self.drain(participant, source, messages).await
+            self.drain(participant, source, infos, messages).await
         }
     }
 
@@ -200,6 +226,7 @@ impl Ingest {
         &mut self,
         participant: &Participant,
         source: Source,
+        infos: &mut Infos<'_>,
         messages: impl FusedStream<Item = ReadResult<Payload>>,
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
@@ -230,7 +257,20 @@ impl Ingest {
                         return Err(Error::Ros { what, problem: error.to_string() });
                     }
                 },
+                info = infos.select_next_some() => match info {
+                    Ok((info, _)) => self.keep(info),
+                    Err(error) => log::debug!("{}: {error}", self.info),
+                },
             }
+        }
+    }
+
+    /// Passes a calibration on; the oldest of many that nobody looked at makes room.
+    fn keep(&self, info: CameraInfo) {
+        let (calibrations, unread) = &self.calibrations;
+        if let Err(TrySendError::Full(info)) = calibrations.try_send(info) {
+            drop(unread.try_recv());
+            drop(calibrations.try_send(info)); // room was made, and there is no other sender
         }
     }
 
@@ -256,12 +296,20 @@ impl Ingest {
         let received = Instant::now();
         self.watchdog.message(received);
         self.sequence += 1;
+        if !self.rate.admits(received) {
+            self.limited += 1;
+            if let Payload::Raw(image) = payload {
+                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
+            }
+            return;
+        }
         self.slot.put(|unread| {
             self.dropped += u64::from(unread.is_some());
             if let Some(Frame { payload: Payload::Raw(image), .. }) = unread {
                 drop(self.buffers.try_send(image.data)); // full: the allocator takes it
             }
-            Frame { sequence: self.sequence, dropped: self.dropped, received, payload }
+            let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);
+            Frame { sequence, dropped, limited, received, payload }
         });
     }
 }

@@ -8,10 +8,13 @@
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
 mod args;
+mod batch;
+mod calibration;
 mod context;
 mod ingest;
 mod node;
 mod publish;
+mod rate;
 pub mod raw;
 mod slot;
 
