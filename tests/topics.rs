@@ -5,7 +5,7 @@
 #[path = "peers/mod.rs"]
 mod peers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use ood_segmentation::checkpoint;
 use ood_segmentation::config::ClassTable;
 use ood_segmentation::image::{Image, Limits, write_png};
 use ood_segmentation::model::{Precision, Score};
-use ood_segmentation::obstacle::{Maps, ObstacleConfig, obstacles};
+use ood_segmentation::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
 use ood_segmentation::window::Plan;
 use peers::{Node, PATIENCE, Peer, weights};
@@ -27,13 +27,13 @@ const WIDTH: usize = 100;
 fn blocks() -> Vec<u8> {
     let byte = |i: usize| {
         let (y, x, c) = (i / 3 / WIDTH, i / 3 % WIDTH, i % 3);
-        ((y / 9 * 7 + x / 13 * 5 + c) * 37 % 256) as u8
+        u8::try_from((y / 9 * 7 + x / 13 * 5 + c) * 37 % 256).unwrap()
     };
     (0..HEIGHT * WIDTH * 3).map(byte).collect()
 }
 
-/// A threshold that this share of the picture's scores is above.
-fn threshold(weights: &Path, share: f64) -> f32 {
+/// A threshold that about one in `n` of the picture's scores is above.
+fn threshold(weights: &Path, n: usize) -> f32 {
     let config = PipelineConfig {
         plan: Plan::Single,
         batch: 1,
@@ -48,7 +48,7 @@ fn threshold(weights: &Path, share: f64) -> f32 {
     let prediction = Pipeline::new(model, config).unwrap().run(&image, planes).unwrap();
     let mut scores = prediction.score.unwrap();
     scores.sort_by(f32::total_cmp);
-    scores[((1.0 - share) * scores.len() as f64) as usize]
+    scores[scores.len() - scores.len() / n]
 }
 
 /// Events of one frame by topic, once all of these topics have come with its stamp.
@@ -78,6 +78,12 @@ fn floats(event: &Value) -> Vec<f32> {
     bytes(event).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
+/// The node with these parameters.
+fn node(domain: u16, parameters: &[&str]) -> Node {
+    let args: Vec<_> = parameters.iter().flat_map(|parameter| ["-p", parameter]).collect();
+    Node::start(domain, &args)
+}
+
 fn is_status(line: &Value) -> bool {
     line.get("state").is_some()
 }
@@ -87,34 +93,29 @@ fn detections_outlines_and_mask_agree_with_the_score_and_with_the_offline_tool()
     let Some(mut peer) = Peer::start(50) else { return };
     let folder = tempfile::tempdir().unwrap();
     let weights = weights(folder.path());
-    let threshold = threshold(&weights, 0.15);
+    let threshold = threshold(&weights, 7);
     let config =
         ObstacleConfig { hysteresis: 0.02, min_area: 6, tolerance: 0.0, ..Default::default() };
-    let _node = Node::start(
+    let _node = node(
         50,
         &[
-            "-p",
             &format!("model.weights:={}", weights.display()),
-            "-p",
             &format!("ood_threshold:={threshold:?}"),
-            "-p",
             "obstacle.hysteresis:=0.02",
-            "-p",
             "obstacle.min_area:=6",
-            "-p",
             "obstacle.tolerance:=0.0",
         ],
     );
-    for (topic, kind) in [
+    let outputs = [
         ("/camera/ood/image", "image"),
         ("/camera/ood/score", "image"),
         ("/camera/semantic/image", "image"),
         ("/camera/ood/detections", "detections"),
         ("/camera/ood/outlines", "marker"),
-    ] {
+    ];
+    for (topic, kind) in outputs {
         read(&mut peer, topic, kind, folder.path());
     }
-    peer.read_status("/camera/status");
     let pixels = folder.path().join("pixels");
     std::fs::write(&pixels, blocks()).unwrap();
     let picture = |stamp: i64| {
@@ -123,13 +124,7 @@ fn detections_outlines_and_mask_agree_with_the_score_and_with_the_offline_tool()
     };
     peer.repeat(&picture(1), |line| line["type"] == "detections");
     peer.tell(&picture(50));
-    let topics = [
-        "/camera/ood/image",
-        "/camera/ood/score",
-        "/camera/semantic/image",
-        "/camera/ood/detections",
-        "/camera/ood/outlines",
-    ];
+    let topics = outputs.map(|(topic, _)| topic);
     let events = collect(&peer, [50, 5], &topics);
     let [mask, score, classes, detections, outlines] = topics.map(|topic| &events[topic]);
     let (mask, score, classes) = (bytes(mask), floats(score), bytes(classes));
@@ -137,9 +132,18 @@ fn detections_outlines_and_mask_agree_with_the_score_and_with_the_offline_tool()
     let expected = obstacles(&maps, threshold, &config, &ClassTable::cityscapes());
     assert!(mask == expected.mask, "the mask is not that of the score");
     assert!(!expected.list.is_empty(), "the picture shows no obstacle");
-    let found = detections["detections"].as_array().unwrap();
-    assert_eq!(found.len(), expected.list.len());
-    for (detection, obstacle) in found.iter().zip(&expected.list) {
+    let above: Vec<u8> = score.iter().map(|&s| if s > threshold { 255 } else { 0 }).collect();
+    assert!(mask != above, "the settings of obstacles change nothing here");
+    check_detections(detections, &expected.list);
+    let corners: usize = expected.list.iter().map(|obstacle| obstacle.outline.len()).sum();
+    assert_eq!(outlines["points"].as_array().unwrap().len(), 2 * corners);
+    assert!(offline(folder.path(), &weights, threshold) == mask, "`ood_seg segment` differs");
+}
+
+fn check_detections(message: &Value, expected: &[Obstacle]) {
+    let found = message["detections"].as_array().unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (detection, obstacle) in found.iter().zip(expected) {
         let bbox = &detection["bbox"];
         let side = |axis: usize| (obstacle.max[axis] - obstacle.min[axis]) as f64;
         assert_eq!(bbox["size_x"], json!(side(0)), "{detection}");
@@ -152,9 +156,6 @@ fn detections_outlines_and_mask_agree_with_the_score_and_with_the_offline_tool()
         assert!((probability - f64::from(obstacle.probability)).abs() < 1e-6, "{probability}");
         assert_eq!(detection["header"]["stamp"], json!({"sec": 50, "nanosec": 5}));
     }
-    let corners: usize = expected.list.iter().map(|obstacle| obstacle.outline.len()).sum();
-    assert_eq!(outlines["points"].as_array().unwrap().len(), 2 * corners);
-    assert!(offline(folder.path(), &weights, threshold) == mask, "`ood_seg segment` differs");
 }
 
 /// The OoD mask of `ood_seg segment` with the settings of the node above.
@@ -193,7 +194,7 @@ fn calibration(stamp: i64, focal: f64) -> Value {
 fn the_calibration_beside_a_mask_is_the_frames_own_at_the_masks_size() {
     let Some(mut peer) = Peer::start(51) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let _node = Node::start(51, &[]);
+    let _node = node(51, &[]);
     for topic in ["/camera/ood/camera_info", "/camera/semantic/camera_info"] {
         read(&mut peer, topic, "info", folder.path());
     }
@@ -247,6 +248,17 @@ fn the_calibration_beside_a_mask_is_the_frames_own_at_the_masks_size() {
     until([None, None], 80.0); // the last one, without one of its own
 }
 
+/// The lowest 12 of 42 rows of 70 pixels show the bonnet, and all else is out of distribution.
+fn check_bonnet(event: &Value) {
+    let (is_bonnet, is_seen): (Vec<bool>, Vec<bool>) = match event["topic"].as_str().unwrap() {
+        "/left/ood/score" => floats(event).iter().map(|s| (s.is_nan(), s.is_finite())).unzip(),
+        "/left/ood/image" => bytes(event).iter().map(|&m| (m == 0, m == 255)).unzip(),
+        _ => bytes(event).iter().map(|&id| (id == 255, id < 19)).unzip(),
+    };
+    assert!(is_seen[..30 * 70].iter().all(|&seen| seen), "{event}");
+    assert!(is_bonnet[30 * 70..].iter().all(|&bonnet| bonnet), "{event}");
+}
+
 #[test]
 fn cameras_of_different_size_and_rate_share_batches_and_keep_their_outputs_and_settings() {
     let Some(mut peer) = Peer::start(52) else { return };
@@ -255,20 +267,14 @@ fn cameras_of_different_size_and_rate_share_batches_and_keep_their_outputs_and_s
     let sizes = BTreeMap::from([("left", (42, 70)), ("right", (60, 100))]);
     let pixels: Vec<u8> = (0..42 * 70).map(|i| if i < 30 * 70 { 0 } else { 255 }).collect();
     write_png(&hood, 42, 70, &pixels).unwrap();
-    let mut node = Node::start(
+    let mut node = node(
         52,
         &[
-            "-p",
             "cameras:=[left, right]",
-            "-p",
             &format!("camera_settings.left.ego_mask:={}", hood.display()),
-            "-p",
             "camera_settings.left.ood_threshold:=-1000.0",
-            "-p",
             "camera_settings.right.rotation:=90",
-            "-p",
             "batch:=2",
-            "-p",
             "batch_wait_ms:=1000",
         ],
     );
@@ -283,15 +289,14 @@ fn cameras_of_different_size_and_rate_share_batches_and_keep_their_outputs_and_s
     for i in 0..20 {
         for (camera, every) in [("left", 1), ("right", 3)] {
             if i % every == 0 {
-                let topic = format!("/{camera}/image_raw");
-                peer.tell(&grey(&topic, sizes[camera], [100 + i, every]));
+                peer.tell(&grey(&format!("/{camera}/image_raw"), sizes[camera], [100 + i, every]));
             }
         }
         peer.tell(&json!({"do": "sleep", "seconds": 0.05}));
     }
     let mut last = BTreeMap::new();
     let mut largest = 0;
-    let mut complete = BTreeMap::<String, usize>::new();
+    let mut masked = BTreeSet::new();
     peer.wait("last frames of both", |line| {
         let Some(topic) = line["topic"].as_str().filter(|_| line.get("stamp").is_some()) else {
             return false;
@@ -300,41 +305,17 @@ fn cameras_of_different_size_and_rate_share_batches_and_keep_their_outputs_and_s
         let (height, width) = sizes[camera.as_str()];
         assert_eq!((&line["height"], &line["width"]), (&json!(height), &json!(width)), "{line}");
         assert_eq!(line["frame_id"], format!("/{camera}/image_raw"), "{line}");
-        if line["stamp"][0].as_i64().unwrap() >= 100 {
-            let own = if camera == "left" { 1 } else { 3 };
-            assert_eq!(line["stamp"][1], json!(own), "{line}");
-        }
+        let [second, own] = [0, 1].map(|i| line["stamp"][i].as_i64().unwrap());
+        assert!(second < 100 || own == if camera == "left" { 1 } else { 3 }, "{line}");
         if is_status(line) {
             assert_eq!((&line["state"], &line["camera"]), (&json!(0), &json!(camera)), "{line}");
             largest = largest.max(line["batch"].as_i64().unwrap());
-            last.insert(camera, line["stamp"][0].as_i64().unwrap());
+            last.insert(camera, second);
         } else if camera == "left" {
-            let masked = 12 * 70; // the lowest rows show the bonnet
-            let (seen, bonnet) = match line["encoding"].as_str().unwrap() {
-                "32FC1" => {
-                    let nan = floats(line).into_iter().map(f32::is_nan).collect::<Vec<_>>();
-                    assert!(nan.iter().rev().take(masked).all(|&nan| nan), "{line}");
-                    (!nan[..30 * 70].contains(&true), true)
-                }
-                _ => {
-                    let plane = bytes(line);
-                    let (seen, bonnet) = plane.split_at(30 * 70);
-                    match topic {
-                        "/left/ood/image" => (
-                            seen.iter().all(|&pixel| pixel == 255),
-                            bonnet.iter().all(|&pixel| pixel == 0),
-                        ),
-                        _ => (
-                            seen.iter().all(|&pixel| pixel < 19),
-                            bonnet.iter().all(|&pixel| pixel == 255),
-                        ),
-                    }
-                }
-            };
-            assert!(seen && bonnet, "{line}");
-            *complete.entry(topic.to_owned()).or_default() += 1;
+            check_bonnet(line);
+            masked.insert(topic.to_owned());
         }
-        last.get("left") == Some(&119) && last.get("right") == Some(&118) && complete.len() == 3
+        last.get("left") == Some(&119) && last.get("right") == Some(&118) && masked.len() == 3
     });
     assert_eq!(largest, 2, "no two frames shared a batch");
     node.signal("-INT");
@@ -345,7 +326,7 @@ fn cameras_of_different_size_and_rate_share_batches_and_keep_their_outputs_and_s
 #[test]
 fn late_readers_learn_the_names_of_the_classes_latched_or_by_waiting() {
     let (Some(mut early), Some(mut late)) = (Peer::start(53), Peer::start(53)) else { return };
-    let _node = Node::start(53, &["-p", "cameras:=[front, rear]"]);
+    let _node = node(53, &["cameras:=[front, rear]"]);
     early.read_status("/front/status");
     early.repeat(&grey("/front/image_raw", (42, 70), [1, 5]), is_status);
     for (topic, latched) in
@@ -365,7 +346,7 @@ fn late_readers_learn_the_names_of_the_classes_latched_or_by_waiting() {
 #[test]
 fn frames_above_the_rate_limit_are_left_out_and_counted() {
     let Some(mut peer) = Peer::start(54) else { return };
-    let mut node = Node::start(54, &["-p", "camera_settings.camera.max_rate_hz:=5.0"]);
+    let mut node = node(54, &["camera_settings.camera.max_rate_hz:=5.0"]);
     peer.read_status("/camera/status");
     peer.repeat(&grey("/camera/image_raw", (42, 70), [1, 5]), is_status);
     let mut play = grey("/camera/image_raw", (42, 70), [1000, 5]);

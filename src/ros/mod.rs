@@ -1,7 +1,7 @@
 //! Everything that speaks ROS 2: names and arguments, DDS, the loop of the node.
 //!
 //! ```text
-//! ingest (a thread per camera) -> slot (newest wins) -> node (main thread) -> publish
+//! ingest (a thread per camera) -> slot (newest wins) -> batch -> node (main thread) -> publish
 //! ```
 //!
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->

@@ -1,5 +1,5 @@
 //! The two ends of a test over DDS: the real node, and an independent peer (`peer.py`).
-#![allow(dead_code, missing_docs, reason = "each test file uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ impl Drop for Peer {
 pub struct Node {
     child: Child,
     log: Receiver<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A small network with fixed random weights.
@@ -142,12 +142,17 @@ impl Node {
         let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
         let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
         let log = lines(child.stderr.take().unwrap());
-        Self { child, log, _folder: folder }
+        Self { child, log, folder }
     }
 
     pub fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// The weights that it runs with.
+    pub fn weights(&self) -> PathBuf {
+        self.folder.path().join("tiny.safetensors")
     }
 
     /// Its exit status and what it logged.
