@@ -247,6 +247,7 @@ fn reason(error: &Error) -> &'static str {
     match error {
         Error::Frame(reject) => reject.name(),
         Error::NotFinite { .. } => "not_finite",
+        Error::Setting { .. } => "setting", // an ego mask of another size
         _ => "inference",
     }
 }
