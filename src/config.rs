@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub use node::{
-    MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig, Override, Reliability, Transport,
+    CameraSettings, MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig,
+    ObstacleParameters, Override, Reliability, Transport,
 };
 
 /// The class table: one row per inlier class, in the order of the logits.

@@ -7,9 +7,10 @@ use std::{env, panic, process, thread};
 
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
-use ood_segmentation::config::NodeConfig;
+use ood_segmentation::config::{NodeConfig, ObstacleParameters};
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
+use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
 use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::window::Plan;
@@ -74,7 +75,7 @@ fn run() -> Result<(), Failure> {
     let stop = stop_on_signals().map_err(exit(70))?;
     let node =
         Node::start(&names, network, config, pipeline, Process { stop, log }).map_err(|error| {
-            let code = if matches!(error, Error::Setting { .. }) { 78 } else { 75 };
+            let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
             Failure(code, error)
         })?;
     log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
@@ -93,6 +94,7 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
         score: config.score.parse::<Score>().map_err(exit(78))?,
         #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
         ood_threshold: config.ood_threshold as f32,
+        obstacle: obstacle(&config.obstacle),
         limits: Limits {
             max_width: config.max_width,
             max_height: config.max_height,
@@ -108,6 +110,20 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     let (weights, name) = (weights.display(), &model.config().architecture);
     log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
     Pipeline::new(model, settings).map_err(exit(78))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+fn obstacle(parameters: &ObstacleParameters) -> ObstacleConfig {
+    ObstacleConfig {
+        hysteresis: parameters.hysteresis as f32,
+        mean_margin: parameters.mean_margin as f32,
+        min_area: parameters.min_area,
+        max_area: parameters.max_area,
+        min_road: parameters.min_road as f32,
+        temperature: parameters.temperature as f32,
+        offset: parameters.offset as f32,
+        tolerance: parameters.tolerance as f32,
+    }
 }
 
 /// Logs in the form of ROS to stderr, under the node's name; of the libraries' lines only warnings.

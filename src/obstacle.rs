@@ -11,15 +11,14 @@ use crate::msg::{
 };
 use crate::{Error, Result};
 
-/// What counts as an obstacle.
+/// What counts as an obstacle, given the threshold that one of its pixels must be above. The default
+/// is every pixel above it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ObstacleConfig {
-    /// An obstacle has a pixel whose score is above this.
-    pub high: f32,
-    /// From there it reaches as far as scores are above this; at most `high`.
-    pub low: f32,
-    /// Least mean score of its pixels; no limit at or below `low`.
-    pub min_mean: f32,
+    /// From that pixel it reaches as far as scores are above the threshold less this.
+    pub hysteresis: f32,
+    /// How far its mean score must lie above the lower of the two thresholds; 0 accepts any.
+    pub mean_margin: f32,
     /// Fewest pixels, at least 1.
     pub min_area: usize,
     /// Most pixels.
@@ -35,38 +34,55 @@ pub struct ObstacleConfig {
     pub tolerance: f32,
 }
 
+impl Default for ObstacleConfig {
+    fn default() -> Self {
+        Self {
+            hysteresis: 0.0,
+            mean_margin: 0.0,
+            min_area: 1,
+            max_area: usize::MAX,
+            min_road: 0.0,
+            temperature: 1.0,
+            offset: 0.0,
+            tolerance: 1.0,
+        }
+    }
+}
+
 impl ObstacleConfig {
     /// Checks the settings against each other.
     ///
     /// # Errors
     /// [`Error::Setting`] with the key.
     pub fn validate(&self) -> Result<()> {
-        let Self { high, low, min_area, max_area, temperature, tolerance, .. } = *self;
-        let finite = "a finite number".to_string();
+        let Self { min_area, max_area, temperature, .. } = *self;
+        let finite = (f32::MIN..=f32::MAX, "a finite number");
+        let positive = (0.0..=f32::MAX, "0 or more");
         let rules = [
-            ("high", high, high.is_finite(), finite.clone()),
-            ("low", low, low.is_finite() && low <= high, format!("at most `high`, {high}")),
-            ("min_mean", self.min_mean, self.min_mean.is_finite(), finite.clone()),
-            ("min_road", self.min_road, (0.0..=1.0).contains(&self.min_road), "0 to 1".into()),
-            (
-                "temperature",
-                temperature,
-                temperature > 0.0 && temperature.is_finite(),
-                "above 0".into(),
-            ),
-            ("offset", self.offset, self.offset.is_finite(), finite),
-            ("tolerance", tolerance, tolerance >= 0.0, "0 px or more".into()),
+            ("obstacle.hysteresis", self.hysteresis, positive.clone()),
+            ("obstacle.mean_margin", self.mean_margin, positive.clone()),
+            ("obstacle.min_road", self.min_road, (0.0..=1.0, "0 to 1")),
+            ("obstacle.temperature", temperature, (f32::MIN_POSITIVE..=f32::MAX, "above 0")),
+            ("obstacle.offset", self.offset, finite),
+            ("obstacle.tolerance", self.tolerance, positive),
         ];
-        for (key, value, holds, allowed) in rules {
-            if !holds {
+        for (key, value, (range, allowed)) in rules {
+            if !range.contains(&value) {
                 return Err(Error::setting(key, &value, allowed));
             }
         }
         if min_area == 0 || min_area > max_area {
-            let allowed = format!("1 to `max_area`, {max_area}");
-            return Err(Error::setting("min_area", &min_area, allowed));
+            let allowed = format!("1 to `obstacle.max_area`, {max_area}");
+            return Err(Error::setting("obstacle.min_area", &min_area, allowed));
         }
         Ok(())
+    }
+
+    /// Whether every pixel above the threshold is part of an obstacle, in a frame of so many.
+    pub fn accepts_all(&self, pixels: usize) -> bool {
+        let Self { hysteresis, mean_margin, min_area, max_area, min_road, .. } = *self;
+        let limits = [hysteresis, mean_margin, min_road];
+        limits.iter().all(|&limit| limit <= 0.0) && min_area <= 1 && max_area >= pixels
     }
 }
 
@@ -95,6 +111,17 @@ pub struct Obstacle {
     pub outline: Vec<[usize; 2]>,
 }
 
+/// Row-major planes of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Maps<'a> {
+    /// Score per pixel, NaN outside the valid area.
+    pub score: &'a [f32],
+    /// Train id per pixel.
+    pub classes: &'a [u8],
+    /// Columns.
+    pub width: usize,
+}
+
 /// The obstacles of a frame.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Obstacles {
@@ -104,21 +131,21 @@ pub struct Obstacles {
     pub mask: Vec<u8>,
 }
 
-/// Obstacles of a frame `width` columns wide: 8-connected regions of scores above `config.low` with a
-/// score above `config.high`, within the limits.
+/// Obstacles of a frame: 8-connected regions of scores above `threshold - config.hysteresis` with a
+/// score above `threshold`, within the limits.
 ///
-/// `score` and `classes` (train ids) are its row-major planes. The drivable area is where a class of
-/// `table` is `drivable`, and whatever it encloses: unknown objects punch holes into "road".
+/// The drivable area is where a class of `table` is `drivable`, and whatever it encloses: unknown
+/// objects punch holes into "road".
 pub fn obstacles(
-    score: &[f32],
-    classes: &[u8],
-    width: usize,
+    maps: &Maps<'_>,
+    threshold: f32,
     config: &ObstacleConfig,
     table: &ClassTable,
 ) -> Obstacles {
-    let width = width.max(1);
-    let above: Vec<bool> = score.iter().map(|&value| value > config.low).collect();
-    let road = road(classes, width, table);
+    let (score, width) = (maps.score, maps.width.max(1));
+    let low = threshold - config.hysteresis;
+    let above: Vec<bool> = score.iter().map(|&value| value > low).collect();
+    let road = road(maps.classes, width, table);
     let frame = Frame { score, above: &above, road: &road, width };
     let (mut runs, count) = components(&above, width, Neighbours::Eight);
     let mut areas = vec![0; count];
@@ -132,8 +159,8 @@ pub fn obstacles(
     for runs in runs.chunk_by(|a, b| a.component == b.component) {
         let obstacle = frame.measure(runs, config);
         let Obstacle { peak, mean, road_overlap, road_contact, .. } = obstacle;
-        if peak > config.high
-            && mean >= config.min_mean
+        if peak > threshold
+            && mean >= low + config.mean_margin
             && road_overlap.max(road_contact) >= config.min_road
         {
             let start = [runs[0].start, runs[0].row];
@@ -147,51 +174,46 @@ pub fn obstacles(
     found
 }
 
-impl Obstacles {
-    /// One detection per obstacle, class `unknown`, its score the probability; the pose is not known.
-    pub fn detections(&self, header: &Header) -> Detection2DArray {
-        let detection = |obstacle: &Obstacle| {
-            let ([left, top], [right, bottom]) = (obstacle.min, obstacle.max);
-            let position =
-                Point2D { x: (left + right) as f64 / 2.0, y: (top + bottom) as f64 / 2.0 };
-            let hypothesis = ObjectHypothesis {
-                class_id: "unknown".into(),
-                score: f64::from(obstacle.probability),
-            };
-            Detection2D {
-                header: header.clone(),
-                results: vec![ObjectHypothesisWithPose { hypothesis, ..Default::default() }],
-                bbox: BoundingBox2D {
-                    center: Pose2D { position, theta: 0.0 },
-                    size_x: (right - left) as f64,
-                    size_y: (bottom - top) as f64,
-                },
-                id: String::new(),
-            }
-        };
-        let detections = self.list.iter().map(detection).collect();
-        Detection2DArray { header: header.clone(), detections }
-    }
-
-    /// All outlines as one list of line segments, an outline's last ending where its first began.
-    ///
-    /// Without obstacles it has no segments, which takes the last frame's off the viewer's picture.
-    pub fn outlines(&self, header: &Header, colour: [f32; 3]) -> ImageMarker {
-        let point = |&[x, y]: &[usize; 2]| Point { x: x as f64, y: y as f64, z: 0.0 };
-        let segments = |outline: &Vec<[usize; 2]>| -> Vec<Point> {
-            let next = outline.iter().cycle().skip(1);
-            outline.iter().zip(next).flat_map(|(a, b)| [point(a), point(b)]).collect()
-        };
-        let [r, g, b] = colour;
-        ImageMarker {
+/// One detection per obstacle, class `unknown`, its score the probability; the pose is not known.
+pub fn detections(obstacles: &[Obstacle], header: &Header) -> Detection2DArray {
+    let detection = |obstacle: &Obstacle| {
+        let ([left, top], [right, bottom]) = (obstacle.min, obstacle.max);
+        let position = Point2D { x: (left + right) as f64 / 2.0, y: (top + bottom) as f64 / 2.0 };
+        let score = f64::from(obstacle.probability);
+        let hypothesis = ObjectHypothesis { class_id: "unknown".into(), score };
+        Detection2D {
             header: header.clone(),
-            ns: "obstacles".into(),
-            kind: ImageMarker::LINE_LIST,
-            scale: 2.0,
-            outline_color: ColorRgba { r, g, b, a: 1.0 },
-            points: self.list.iter().flat_map(|obstacle| segments(&obstacle.outline)).collect(),
-            ..Default::default()
+            results: vec![ObjectHypothesisWithPose { hypothesis, ..Default::default() }],
+            bbox: BoundingBox2D {
+                center: Pose2D { position, theta: 0.0 },
+                size_x: (right - left) as f64,
+                size_y: (bottom - top) as f64,
+            },
+            id: String::new(),
         }
+    };
+    let detections = obstacles.iter().map(detection).collect();
+    Detection2DArray { header: header.clone(), detections }
+}
+
+/// All outlines as one list of line segments, an outline's last ending where its first began.
+///
+/// Without obstacles it has no segments, which takes the last frame's off the viewer's picture.
+pub fn outlines(obstacles: &[Obstacle], header: &Header, colour: [f32; 3]) -> ImageMarker {
+    let point = |&[x, y]: &[usize; 2]| Point { x: x as f64, y: y as f64, z: 0.0 };
+    let segments = |outline: &Vec<[usize; 2]>| -> Vec<Point> {
+        let next = outline.iter().cycle().skip(1);
+        outline.iter().zip(next).flat_map(|(a, b)| [point(a), point(b)]).collect()
+    };
+    let [r, g, b] = colour;
+    ImageMarker {
+        header: header.clone(),
+        ns: "obstacles".into(),
+        kind: ImageMarker::LINE_LIST,
+        scale: 2.0,
+        outline_color: ColorRgba { r, g, b, a: 1.0 },
+        points: obstacles.iter().flat_map(|obstacle| segments(&obstacle.outline)).collect(),
+        ..Default::default()
     }
 }
 
@@ -430,9 +452,8 @@ mod tests {
     use super::*;
 
     const ANY: ObstacleConfig = ObstacleConfig {
-        high: 0.0,
-        low: 0.0,
-        min_mean: 0.0,
+        hysteresis: 0.0,
+        mean_margin: 0.0,
         min_area: 1,
         max_area: usize::MAX,
         min_road: 0.0,
@@ -457,9 +478,19 @@ mod tests {
     }
 
     fn find(rows: &[&str], ground: &[&str], config: ObstacleConfig) -> Obstacles {
+        find_above(0.0, rows, ground, config)
+    }
+
+    fn find_above(
+        threshold: f32,
+        rows: &[&str],
+        ground: &[&str],
+        config: ObstacleConfig,
+    ) -> Obstacles {
         config.validate().unwrap();
         let (score, width) = scores(rows);
-        obstacles(&score, &classes(ground), width, &config, &ClassTable::cityscapes())
+        let maps = Maps { score: &score, classes: &classes(ground), width };
+        obstacles(&maps, threshold, &config, &ClassTable::cityscapes())
     }
 
     #[test]
@@ -469,7 +500,7 @@ mod tests {
             "..2.1?9", // the 9 at the border, behind a pixel outside the valid area
             ".......",
         ];
-        let found = find(&rows, &[], ObstacleConfig { high: 2.0, low: 0.5, ..ANY });
+        let found = find_above(2.0, &rows, &[], ObstacleConfig { hysteresis: 1.5, ..ANY });
         let boxes: Vec<_> = found.list.iter().map(|o| (o.min, o.max, o.area)).collect();
         assert_eq!(boxes, [([0, 0], [3, 3], 3), ([6, 2], [7, 3], 1)]);
         assert_eq!((found.list[0].peak, found.list[0].mean), (3.0, 2.0));
@@ -484,9 +515,10 @@ mod tests {
         assert_eq!(areas(ANY), 7);
         assert_eq!(areas(ObstacleConfig { min_area: 4, ..ANY }), 4);
         assert_eq!(areas(ObstacleConfig { max_area: 3, ..ANY }), 3);
-        assert_eq!(areas(ObstacleConfig { min_mean: 2.5, ..ANY }), 7);
-        assert_eq!(areas(ObstacleConfig { min_mean: 2.6, ..ANY }), 3);
-        assert_eq!(areas(ObstacleConfig { high: 9.0, ..ANY }), 0, "strictly above");
+        assert_eq!(areas(ObstacleConfig { mean_margin: 2.5, ..ANY }), 7);
+        assert_eq!(areas(ObstacleConfig { mean_margin: 2.6, ..ANY }), 3);
+        let raised = ObstacleConfig { hysteresis: 9.0, ..ANY };
+        assert!(find_above(9.0, &rows, &[], raised).list.is_empty(), "strictly above");
     }
 
     #[test]
@@ -551,42 +583,64 @@ mod tests {
     #[test]
     fn messages_hold_box_probability_and_outline() {
         let header = Header { frame_id: "cam".into(), ..Header::default() };
-        let found = find(
-            &["....", ".00.", ".0.."],
-            &[],
-            ObstacleConfig { low: -0.5, high: -0.5, min_mean: -0.5, ..ANY },
-        );
-        let array = found.detections(&header);
+        let found = find_above(-0.5, &["....", ".00.", ".0.."], &[], ANY);
+        let array = detections(&found.list, &header);
         let detection = &array.detections[0];
         assert_eq!([&array.header, &detection.header], [&header; 2]);
         assert_eq!(detection.bbox.center.position, Point2D { x: 2.0, y: 2.0 });
         assert_eq!((detection.bbox.size_x, detection.bbox.size_y), (2.0, 2.0));
         let ObjectHypothesis { class_id, score } = &detection.results[0].hypothesis;
         assert_eq!((class_id.as_str(), *score), ("unknown", 0.5));
-        let marker = found.outlines(&header, [1.0, 0.0, 0.0]);
+        let marker = outlines(&found.list, &header, [1.0, 0.0, 0.0]);
         let ends: Vec<_> = marker.points.iter().map(|p| [p.x, p.y]).collect();
         assert_eq!(ends.len(), 12);
         assert_eq!(ends[..3], [[1.0, 1.0], [3.0, 1.0], [3.0, 1.0]]);
         assert_eq!(ends[11], ends[0]);
-        assert!(Obstacles::default().outlines(&header, [0.0; 3]).points.is_empty());
+        assert!(outlines(&[], &header, [0.0; 3]).points.is_empty());
     }
 
     #[test]
     fn settings_that_contradict_each_other_are_refused_by_name() {
         for (config, key) in [
-            (ObstacleConfig { low: 0.1, ..ANY }, "low"),
-            (ObstacleConfig { high: f32::NAN, ..ANY }, "high"),
+            (ObstacleConfig { hysteresis: -0.1, ..ANY }, "hysteresis"),
+            (ObstacleConfig { mean_margin: f32::INFINITY, ..ANY }, "mean_margin"),
             (ObstacleConfig { min_area: 0, ..ANY }, "min_area"),
             (ObstacleConfig { max_area: 0, ..ANY }, "min_area"),
             (ObstacleConfig { min_road: 1.1, ..ANY }, "min_road"),
             (ObstacleConfig { temperature: 0.0, ..ANY }, "temperature"),
+            (ObstacleConfig { offset: f32::NAN, ..ANY }, "offset"),
             (ObstacleConfig { tolerance: f32::NAN, ..ANY }, "tolerance"),
         ] {
             let error = config.validate().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("`{key}`")), "{error}");
+            assert!(error.starts_with(&format!("`obstacle.{key}`")), "{error}");
         }
-        let odd = obstacles(&[1.0; 7], &[0; 3], 3, &ANY, &ClassTable::cityscapes());
+        let all = |score: &[f32], classes: &[u8], width| {
+            let maps = Maps { score, classes, width };
+            obstacles(&maps, 0.0, &ANY, &ClassTable::cityscapes())
+        };
+        let odd = all(&[1.0; 7], &[0; 3], 3);
         assert_eq!((odd.list[0].area, odd.mask.len()), (6, 7), "an incomplete row is left out");
-        assert_eq!(obstacles(&[1.0; 2], &[], 0, &ANY, &ClassTable::cityscapes()).list.len(), 1);
+        assert_eq!(all(&[1.0; 2], &[], 0).list.len(), 1);
+    }
+
+    #[test]
+    fn by_default_the_obstacles_are_the_pixels_above_the_threshold() {
+        let rows = ["3..1.22", ".1.....", "..2.1?9"];
+        for threshold in [-1.5, 0.5, 1.0, 2.0, 9.0] {
+            let config = ObstacleConfig::default();
+            assert!(config.accepts_all(21));
+            let above: Vec<u8> =
+                scores(&rows).0.iter().map(|&s| if s > threshold { 255 } else { 0 }).collect();
+            assert_eq!(find_above(threshold, &rows, &[], config).mask, above, "{threshold}");
+        }
+        for limited in [
+            ObstacleConfig { hysteresis: 0.1, ..ANY },
+            ObstacleConfig { mean_margin: 0.1, ..ANY },
+            ObstacleConfig { min_area: 2, ..ANY },
+            ObstacleConfig { max_area: 20, ..ANY },
+            ObstacleConfig { min_road: 0.1, ..ANY },
+        ] {
+            assert!(!limited.accepts_all(21), "{limited:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use crate::image::{Image, Limits};
 use crate::model::{Model, Outputs, Score};
 use crate::msg::Header;
+use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
 use crate::preprocess;
 use crate::window::{self, Plan};
 use crate::{Error, Result};
@@ -30,6 +31,8 @@ pub struct PipelineConfig {
     pub score: Score,
     /// A pixel is out of distribution when its score is above this.
     pub ood_threshold: f32,
+    /// Which pixels above it count, and what more belongs to them.
+    pub obstacle: ObstacleConfig,
     /// Largest frame accepted.
     pub limits: Limits,
 }
@@ -48,6 +51,8 @@ pub struct Planes {
     pub probability: bool,
     /// The picture as rgb8, for overlays.
     pub rgb: bool,
+    /// Boxes and outlines of the mask's regions.
+    pub obstacles: bool,
 }
 
 /// What the network says about one frame. Planes are row-major, `height * width` pixels, in the
@@ -63,8 +68,13 @@ pub struct Prediction {
     pub width: usize,
     /// Train id per pixel.
     pub classes: Vec<u8>,
-    /// 255 where the score is above the threshold, else 0.
+    /// The threshold of [`Prediction::ood_mask`].
+    pub ood_threshold: f32,
+    /// 255 where an obstacle is, else 0; where the score is above the threshold, unless
+    /// [`PipelineConfig::obstacle`] says more.
     pub ood_mask: Vec<u8>,
+    /// The obstacles of the mask.
+    pub obstacles: Option<Vec<Obstacle>>,
     /// The score per pixel, higher is more out of distribution.
     pub score: Option<Vec<f32>>,
     /// Largest softmax probability per pixel, 0 to 255.
@@ -113,13 +123,14 @@ impl Pipeline {
     /// A pipeline on a loaded model.
     ///
     /// # Errors
-    /// [`Error::Setting`]: an empty batch, a threshold that is not finite, a score that needs the UEM
-    /// of a model that has none.
+    /// [`Error::Setting`]: an empty batch, a threshold that is not finite, limits of obstacles that
+    /// contradict each other, a score that needs the UEM of a model that has none.
     pub fn new(model: Model, config: PipelineConfig) -> Result<Self> {
         if config.batch == 0 {
             return Err(Error::setting("batch", &config.batch, "1 window per pass or more"));
         }
         check_threshold(config.ood_threshold)?;
+        config.obstacle.validate()?;
         check_score(&model, config.score)?;
         Ok(Self { model, config })
     }
@@ -240,17 +251,20 @@ impl Pipeline {
         let score = back.turn(&finite(self.config.score, &outputs)?);
         let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
         let mask = score.gt(f64::from(threshold)).to_kind(Kind::Uint8) * 255;
+        let (height, width) = size(&score);
+        let search = planes.obstacles || !self.config.obstacle.accepts_all(height * width);
         let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
         let byte = |share: Tensor| download(&(share * 255.0).round().to_kind(Kind::Uint8));
-        let (height, width) = size(&score);
         let rgb = upload.rgb.as_ref().map(|rgb| resized(rgb, &score).permute([1, 2, 0]));
         let mut prediction = Prediction {
             header: image.header.clone(),
             height,
             width,
             classes: download(&back.turn(&classes(&outputs))),
+            ood_threshold: threshold,
             ood_mask: download(&mask),
-            score: planes.score.then(|| download(&score)),
+            obstacles: None,
+            score: (planes.score || search).then(|| download(&score)),
             confidence: planes.confidence.then(|| byte(confidence())),
             probability: planes.probability.then(|| byte(score.sigmoid())),
             rgb: rgb.as_ref().map(download),
@@ -259,8 +273,22 @@ impl Pipeline {
         if let Some(mask) = &view.ego_mask {
             mask.apply(&mut prediction);
         }
+        if search {
+            self.find_obstacles(&mut prediction, planes);
+        }
         prediction.timing.postprocess_ms = milliseconds(start);
         Ok(prediction)
+    }
+
+    /// Leaves the obstacles in the mask, and of them and the score what is wanted.
+    fn find_obstacles(&self, prediction: &mut Prediction, planes: Planes) {
+        let score = prediction.score.take().unwrap_or_default();
+        let maps = Maps { score: &score, classes: &prediction.classes, width: prediction.width };
+        let table = &self.model.config().classes;
+        let found = obstacles(&maps, prediction.ood_threshold, &self.config.obstacle, table);
+        prediction.ood_mask = found.mask;
+        prediction.obstacles = planes.obstacles.then_some(found.list);
+        prediction.score = planes.score.then_some(score);
     }
 }
 
@@ -371,8 +399,14 @@ mod tests {
         let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
         let model = Model::new(&config, Device::Cpu).unwrap();
         let limits = Limits::default();
-        let config =
-            PipelineConfig { plan, batch: 2, score: Score::Llr, ood_threshold: 0.0, limits };
+        let config = PipelineConfig {
+            plan,
+            batch: 2,
+            score: Score::Llr,
+            ood_threshold: 0.0,
+            obstacle: ObstacleConfig::default(),
+            limits,
+        };
         Pipeline::new(model, config).unwrap()
     }
 
@@ -382,7 +416,8 @@ mod tests {
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
     }
 
-    const ALL: Planes = Planes { score: true, confidence: true, probability: true, rgb: true };
+    const ALL: Planes =
+        Planes { score: true, confidence: true, probability: true, rgb: true, obstacles: true };
 
     #[test]
     fn planes_come_back_at_the_frames_size_under_every_plan() {
@@ -451,6 +486,7 @@ mod tests {
             batch: 1,
             score: Score::Llr,
             ood_threshold: 0.0,
+            obstacle: ObstacleConfig::default(),
             limits,
         };
         let error = Pipeline::new(model, llr).unwrap_err().to_string();
@@ -537,6 +573,25 @@ mod tests {
             assert_eq!((seen.classes[i] == UNLABELLED, score.is_nan()), (vehicle, vehicle));
             assert_eq!(seen.ood_mask[i] == 0, vehicle);
         }
+    }
+
+    #[test]
+    fn the_mask_is_the_same_whether_obstacles_are_listed_or_not_and_small_ones_go() {
+        let mut pipeline = pipeline(Plan::Tiles);
+        let image = picture(150, 301);
+        let mut scores = pipeline.run(&image, ALL).unwrap().score.unwrap();
+        scores.sort_by(f32::total_cmp);
+        pipeline.set_ood_threshold(scores[scores.len() * 9 / 10]).unwrap();
+        let listed = pipeline.run(&image, ALL).unwrap();
+        let plain = pipeline.run(&image, Planes::default()).unwrap();
+        assert_eq!((&plain.ood_mask, &plain.obstacles), (&listed.ood_mask, &None));
+        let areas: Vec<_> = listed.obstacles.iter().flatten().map(|o| o.area).collect();
+        let on = listed.ood_mask.iter().filter(|&&pixel| pixel == 255).count();
+        assert_eq!(areas.iter().sum::<usize>(), on);
+        pipeline.config.obstacle.min_area = areas.iter().max().unwrap() + 1;
+        let none = pipeline.run(&image, Planes::default()).unwrap();
+        assert!(on > 0 && none.ood_mask.iter().all(|&pixel| pixel == 0));
+        assert_eq!((none.score, none.obstacles), (None, None));
     }
 
     #[test]

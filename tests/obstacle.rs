@@ -9,13 +9,12 @@
 )]
 
 use ood_segmentation::config::ClassTable;
-use ood_segmentation::obstacle::{Neighbours, ObstacleConfig, components, obstacles};
+use ood_segmentation::obstacle::{Maps, Neighbours, ObstacleConfig, components, obstacles};
 use rand::{Rng, SeedableRng};
 
 const ANY: ObstacleConfig = ObstacleConfig {
-    high: 0.0,
-    low: 0.0,
-    min_mean: 0.0,
+    hysteresis: 0.0,
+    mean_margin: 0.0,
     min_area: 1,
     max_area: usize::MAX,
     min_road: 0.0,
@@ -67,7 +66,8 @@ fn components_and_outlines_agree_with_flood_filling_on_random_masks() {
             }
             let score: Vec<f32> = mask.iter().map(|&set| f32::from(u8::from(set))).collect();
             let table = ClassTable::cityscapes();
-            for obstacle in obstacles(&score, &[], w, &ANY, &table).list {
+            let maps = Maps { score: &score, classes: &[], width: w };
+            for obstacle in obstacles(&maps, 0.0, &ANY, &table).list {
                 let [x, y] = obstacle.outline[0];
                 let own = flood(&mask, w, y * w + x, true);
                 let others: Vec<bool> = (0..h * w).map(|i| !own.contains(&i)).collect();

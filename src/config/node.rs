@@ -17,6 +17,11 @@ pub const NODE_PARAMETERS: &str = include_str!("../../config/ood_segmentation.pa
 #[expect(missing_docs, reason = "the shipped file documents every key, once")]
 pub struct NodeConfig {
     pub cameras: Vec<String>,
+    pub rotation: u16,
+    pub ego_mask: PathBuf,
+    pub max_rate_hz: f64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub camera_settings: BTreeMap<String, CameraSettings>,
     pub transport: Transport,
     pub reliability: Reliability,
     pub silence_ms: u32,
@@ -27,9 +32,13 @@ pub struct NodeConfig {
     pub max_bytes: u64,
     pub model: ModelParameters,
     pub plan: String,
+    pub output_resolution: String,
     pub batch: usize,
+    pub batch_cameras: usize,
+    pub batch_wait_ms: u32,
     pub score: String,
     pub ood_threshold: f64,
+    pub obstacle: ObstacleParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
     pub use_sim_time: bool,
@@ -43,6 +52,42 @@ pub struct ModelParameters {
     pub weights: PathBuf,
     pub device: String,
     pub precision: String,
+}
+
+/// What one camera has different from the others: `camera_settings.<name>.<key>`, the keys those of
+/// [`NodeConfig`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the shipped file documents every key, once")]
+pub struct CameraSettings {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ego_mask: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rate_hz: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ood_threshold: Option<f64>,
+}
+
+impl CameraSettings {
+    /// Its fields.
+    const KEYS: [&'static str; 4] = ["rotation", "ego_mask", "max_rate_hz", "ood_threshold"];
+}
+
+/// What counts as an obstacle; [`crate::obstacle::ObstacleConfig`] has the same fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped file documents every key, once")]
+pub struct ObstacleParameters {
+    pub hysteresis: f64,
+    pub mean_margin: f64,
+    pub min_area: usize,
+    pub max_area: usize,
+    pub min_road: f64,
+    pub temperature: f64,
+    pub offset: f64,
+    pub tolerance: f64,
 }
 
 /// Which of a camera's two topics is read.
@@ -103,24 +148,39 @@ impl NodeConfig {
     /// # Errors
     /// A file that cannot be read, a key the node does not have, a value of the wrong type or range.
     pub fn load(node: &str, overrides: &[Override]) -> Result<Self> {
-        let mut values = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
+        let mut given = Vec::new(); // each with the file it is from
         for source in overrides {
             match source {
-                Override::Value { key, yaml } => set(&mut values, key, &parse(key, yaml)?)?,
+                Override::Value { key, yaml } => {
+                    given.push((None, key.clone(), parse(key, yaml)?));
+                }
                 Override::File(path) => {
-                    let text = read(path)?;
-                    for (key, value) in flat_section(&text, path, node)? {
-                        set(&mut values, &key, &value)
-                            .map_err(|error| Error::bad_file(path, error.chain()))?;
-                    }
+                    let values = flat_section(&read(path)?, path, node)?;
+                    given.extend(values.into_iter().map(|(key, value)| (Some(path), key, value)));
                 }
             }
+        }
+        let shipped = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
+        let mut values: BTreeMap<String, Value> = shipped.into_iter().collect();
+        let last = given.iter().rfind(|(_, key, _)| key == "cameras").map(|(_, _, names)| names);
+        let known = with_cameras(&values, last);
+        for (path, key, value) in given {
+            check(&known, &key, &value).map_err(|error| match path {
+                Some(path) => Error::bad_file(path, error.chain()),
+                None => error,
+            })?;
+            values.insert(key, value);
         }
         let config: Self = serde_yaml::from_value(nested(values)).map_err(|error| {
             Error::setting("parameters", &error, "the values that the shipped file lists")
         })?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// What the camera of this name has different from the others.
+    pub fn of_camera(&self, name: &str) -> CameraSettings {
+        self.camera_settings.get(name).cloned().unwrap_or_default()
     }
 
     /// Checks what one value, or two together, can get wrong.
@@ -140,6 +200,8 @@ impl NodeConfig {
             ("max_height", u64::from(self.max_height), 1, 65_535),
             ("max_bytes", self.max_bytes, 1, 1 << 30),
             ("batch", self.batch as u64, 1, 64),
+            ("batch_cameras", self.batch_cameras as u64, 1, 64),
+            ("batch_wait_ms", u64::from(self.batch_wait_ms), 0, 1000),
             ("jpeg_quality", u64::from(self.jpeg_quality), 1, 100),
         ];
         for (key, value, least, most) in whole {
@@ -147,8 +209,17 @@ impl NodeConfig {
                 return Err(Error::setting(key, &value, format!("{least} to {most}")));
             }
         }
-        if !self.ood_threshold.is_finite() {
-            return Err(Error::setting("ood_threshold", &self.ood_threshold, "a finite number"));
+        Self::validate_settings(
+            "",
+            &CameraSettings {
+                rotation: Some(self.rotation),
+                ego_mask: None,
+                max_rate_hz: Some(self.max_rate_hz),
+                ood_threshold: Some(self.ood_threshold),
+            },
+        )?;
+        for (name, settings) in &self.camera_settings {
+            Self::validate_settings(&format!("camera_settings.{name}."), settings)?;
         }
         if self.model.weights.as_os_str().is_empty() {
             let allowed = "the path of a .safetensors file: \
@@ -156,6 +227,27 @@ impl NodeConfig {
             return Err(Error::setting("model.weights", "empty", allowed));
         }
         Ok(())
+    }
+
+    /// Checks what may differ between cameras; `prefix` comes before the keys.
+    fn validate_settings(prefix: &str, settings: &CameraSettings) -> Result<()> {
+        let wrong = |key: &str, value: &dyn std::fmt::Display, allowed: &str| {
+            Err(Error::setting(format!("{prefix}{key}"), &value.to_string(), allowed))
+        };
+        match *settings {
+            CameraSettings { rotation: Some(degrees), .. }
+                if ![0, 90, 180, 270].contains(&degrees) =>
+            {
+                wrong("rotation", &degrees, "0, 90, 180, 270 degrees clockwise")
+            }
+            CameraSettings { max_rate_hz: Some(rate), .. } if !(0.0..=1000.0).contains(&rate) => {
+                wrong("max_rate_hz", &rate, "0 (no limit) to 1000")
+            }
+            CameraSettings { ood_threshold: Some(threshold), .. } if !threshold.is_finite() => {
+                wrong("ood_threshold", &threshold, "a finite number")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -228,16 +320,33 @@ fn name_matches(pattern: &str, node: &str) -> bool {
     parts_match(&split(pattern), &split(node))
 }
 
-/// Replaces a value: the key must be one of the shipped file's, and keep the type it has there.
-fn set(values: &mut [(String, Value)], key: &str, value: &Value) -> Result<()> {
-    let Some((_, old)) = values.iter_mut().find(|(known, _)| known == key) else {
+/// The shipped keys and values, and those that the cameras of the list `cameras` may have, like the
+/// shipped one that holds for all.
+fn with_cameras(
+    shipped: &BTreeMap<String, Value>,
+    cameras: Option<&Value>,
+) -> BTreeMap<String, Value> {
+    let mut known = shipped.clone();
+    let cameras = cameras.or(shipped.get("cameras")).and_then(Value::as_sequence);
+    for name in cameras.into_iter().flatten().filter_map(Value::as_str) {
+        for key in CameraSettings::KEYS {
+            let own = format!("camera_settings.{name}.{key}");
+            known.extend(shipped.get(key).map(|value| (own, value.clone())));
+        }
+    }
+    known
+}
+
+/// Checks a value that was given: the key must be a known one, the type the one it has there.
+fn check(known: &BTreeMap<String, Value>, key: &str, value: &Value) -> Result<()> {
+    let Some(default) = known.get(key) else {
         let near = |known: &str| strsim::jaro_winkler(known, key);
-        let nearest = values.iter().map(|(known, _)| known.as_str());
-        let nearest = nearest.max_by(|a, b| near(a).total_cmp(&near(b))).unwrap_or_default();
+        let nearest = known.keys().max_by(|a, b| near(a).total_cmp(&near(b)));
+        let nearest = nearest.map(String::as_str).unwrap_or_default();
         let allowed = format!("the keys of ood_segmentation.param.yaml; did you mean `{nearest}`?");
         return Err(Error::setting(key, "not a parameter of this node", allowed));
     };
-    let (same, kind) = match old {
+    let (same, kind) = match default {
         Value::Bool(_) => (value.is_bool(), "true or false"),
         Value::Number(number) if number.is_f64() => (value.is_number(), "a number"),
         Value::Number(_) => (value.is_u64(), "a whole number, 0 or more"),
@@ -251,25 +360,24 @@ fn set(values: &mut [(String, Value)], key: &str, value: &Value) -> Result<()> {
         let found = serde_yaml::to_string(value).unwrap_or_default();
         return Err(Error::setting(key, found.trim(), kind));
     }
-    *old = value.clone();
     Ok(())
 }
 
-/// The inverse of [`flatten`] for keys of at most two parts.
-fn nested(values: Vec<(String, Value)>) -> Value {
-    let mut groups: BTreeMap<String, Mapping> = BTreeMap::new();
+/// The inverse of [`flatten`].
+fn nested(values: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut top = Mapping::new();
+    let mut groups: BTreeMap<String, Vec<(String, Value)>> = BTreeMap::new();
     for (key, value) in values {
         match key.split_once('.') {
             Some((group, key)) => {
-                groups.entry(group.to_owned()).or_default().insert(key.into(), value);
+                groups.entry(group.to_owned()).or_default().push((key.to_owned(), value));
             }
             None => {
                 top.insert(key.into(), value);
             }
         }
     }
-    top.extend(groups.into_iter().map(|(group, keys)| (group.into(), keys.into())));
+    top.extend(groups.into_iter().map(|(group, keys)| (group.into(), nested(keys))));
     top.into()
 }
 
@@ -336,6 +444,22 @@ mod tests {
             ("transport", "h264", "unknown variant `h264`"),
             ("model.device", "3", "quote"),
             ("use_sim_time", "1", "true or false"),
+            (
+                "camera_settings.camera.rotaton",
+                "90",
+                "did you mean `camera_settings.camera.rotation`",
+            ),
+            (
+                "camera_settings.rear.rotation",
+                "90",
+                "did you mean `camera_settings.camera.rotation`",
+            ),
+            ("camera_settings.camera.rotation", "45", "270 degrees"),
+            ("camera_settings.camera.max_rate_hz", "-1", "0 (no limit) to 1000"),
+            ("rotation", "9", "`rotation`"),
+            ("ego_mask", "7", "quote"),
+            ("batch_cameras", "0", "1 to 64"),
+            ("obstacle.min_aera", "5", "did you mean `obstacle.min_area`"),
             ("cameras", "[a, a]", "different"),
             ("cameras", "[]", "one or more"),
             ("plan", "[", "YAML"),
@@ -344,6 +468,26 @@ mod tests {
         for (key, yaml, expected) in cases {
             let error = load(&[value(key, yaml)]).unwrap_err().chain();
             assert!(error.contains(expected), "{key}:={yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_camera_has_its_own_settings_and_else_those_of_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let text = "/**:\n  ros__parameters:\n    camera_settings:\n      front: {rotation: 180}\n    \
+            cameras: [front, rear]\n    max_rate_hz: 10\n";
+        std::fs::write(&path, text).unwrap();
+        let rear = value("camera_settings.rear.ood_threshold", "2.5");
+        let config = load(&[Override::File(path), rear]).unwrap();
+        assert_eq!((config.rotation, config.max_rate_hz), (0, 10.0));
+        let front = CameraSettings { rotation: Some(180), ..CameraSettings::default() };
+        assert_eq!(config.of_camera("front"), front);
+        let rear = CameraSettings { ood_threshold: Some(2.5), ..CameraSettings::default() };
+        assert_eq!(config.of_camera("rear"), rear);
+        let shipped = serde_yaml::to_value(load(&[]).unwrap()).unwrap();
+        for key in CameraSettings::KEYS {
+            assert!(shipped.get(key).is_some(), "{key} of all cameras");
         }
     }
 

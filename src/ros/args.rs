@@ -212,6 +212,20 @@ impl Names {
         own.map_or_else(|| Ok(format!("{}/{suffix}", self.topic(name)?)), Ok)
     }
 
+    /// The absolute name of `suffix` beside `name`: its own remap rule, else it follows the one of
+    /// `name`, as image_transport looks for `camera_info`.
+    ///
+    /// # Errors
+    /// As [`Names::topic`].
+    pub fn sibling(&self, name: &str, suffix: &str) -> Result<String> {
+        let beside = |name: &str| match name.rsplit_once('/') {
+            Some((parent, _)) => format!("{parent}/{suffix}"),
+            None => suffix.to_owned(),
+        };
+        let own = self.remapped(&self.expand(&beside(name))?);
+        own.map_or_else(|| Ok(beside(&self.topic(name)?)), Ok)
+    }
+
     /// What the first rule that fits makes of an absolute name.
     fn remapped(&self, full: &str) -> Option<String> {
         self.remaps.iter().find(|(from, _)| from == full).map(|(_, to)| to.clone())
@@ -343,6 +357,13 @@ mod tests {
         assert_eq!(front.twin("camera/image_raw", "compressed").unwrap(), "/front/left/compressed");
         let own = names("-r camera/image_raw/compressed:=/jpeg -r camera/image_raw:=left").unwrap();
         assert_eq!(own.twin("camera/image_raw", "compressed").unwrap(), "/jpeg");
+        let info = |names: &Names| names.sibling("camera/image_raw", "camera_info").unwrap();
+        assert_eq!(
+            (info(&front), info(&own)),
+            ("/front/camera_info".into(), "/camera_info".into())
+        );
+        let own = names("-r camera/camera_info:=/info -r camera/image_raw:=left").unwrap();
+        assert_eq!(info(&own), "/info");
         assert_eq!(names("").unwrap().topic("~/a").unwrap(), "/ood_segmentation/a");
     }
 

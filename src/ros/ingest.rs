@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use futures::stream::{FusedStream, StreamExt};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{ReadError, ReadResult};
+use ros2_client::{MessageInfo, ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
@@ -18,10 +18,11 @@ use super::context::Participant;
 use super::diagnostics::Input;
 use super::graph::Publishers;
 use super::monitor::Report;
+use super::rate::RateLimit;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{COMPRESSED_IMAGE, CompressedImage, IMAGE};
+use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, IMAGE};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -31,6 +32,8 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
     /// Those of them that a newer one replaced unread.
     pub(crate) dropped: u64,
+    /// Those of them that came above the camera's rate limit.
+    pub(crate) limited: u64,
     pub(crate) received: Instant,
     pub(crate) payload: Payload,
 }
@@ -44,10 +47,12 @@ pub(crate) enum Payload {
     Undecodable(String),
 }
 
-/// A running camera: its slot, and the way back for buffers that were read.
+/// A running camera: its slot, its calibrations, and the way back for buffers that were read.
 #[derive(Debug)]
 pub(crate) struct Camera {
     pub(crate) slot: Receiver<Frame>,
+    /// The newest [`CALIBRATIONS`], in the order they came.
+    pub(crate) calibrations: Receiver<CameraInfo>,
     buffers: Sender<Vec<u8>>,
     thread: JoinHandle<()>,
 }
@@ -61,6 +66,8 @@ pub(crate) struct Links {
     /// Where its state goes every [`TICK`].
     pub(crate) reports: Sender<Report>,
 }
+/// Calibrations held until somebody looks: an image and its own may come in either order.
+pub(crate) const CALIBRATIONS: usize = 16;
 
 impl Camera {
     /// Starts the thread of the camera called `name`; it ends when the stop channel is closed.
@@ -77,6 +84,8 @@ impl Camera {
         let raw = format!("{name}/image_raw");
         let (slot, reader) = slot();
         let (buffers, recycled) = bounded(2);
+        let (calibrations, unread) = bounded(CALIBRATIONS);
+        let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
         let ingest = Ingest {
             node: (
                 names.namespace().to_owned(),
@@ -84,6 +93,7 @@ impl Camera {
             ),
             raw: names.topic(&raw)?,
             compressed: names.twin(&raw, "compressed")?,
+            info: names.sibling(&raw, "camera_info")?,
             network,
             transport: config.transport,
             reliability: config.reliability,
@@ -92,8 +102,11 @@ impl Camera {
             buffers: buffers.clone(),
             recycled,
             links,
+            calibrations: (calibrations, unread.clone()),
             sequence: 0,
             dropped: 0,
+            limited: 0,
+            rate: RateLimit::new(max_rate_hz),
             newest: None,
             joined: (Instant::now(), 0),
             mismatch: None,
@@ -105,7 +118,7 @@ impl Camera {
             what: format!("thread of camera {name}"),
             problem: error.to_string(),
         })?;
-        Ok(Self { slot: reader, buffers, thread })
+        Ok(Self { slot: reader, calibrations: unread, buffers, thread })
     }
 
     /// Hands a buffer back to be filled again.
@@ -132,11 +145,15 @@ struct Source {
     reliable: bool,
 }
 
+/// Calibrations as they come.
+type Infos<'a> = Fuse<LocalBoxStream<'a, ReadResult<(CameraInfo, MessageInfo)>>>;
+
 /// What lives on the thread.
 struct Ingest {
     node: (String, String),
     raw: String,
     compressed: String,
+    info: String,
     network: Network,
     transport: Transport,
     reliability: Reliability,
@@ -145,8 +162,11 @@ struct Ingest {
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
     links: Links,
+    calibrations: (Sender<CameraInfo>, Receiver<CameraInfo>),
     sequence: u64,
     dropped: u64,
+    limited: u64,
+    rate: RateLimit,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
     joined: (Instant, u64),
@@ -191,11 +211,15 @@ impl Ingest {
 
     /// Reads with one participant until told to stop or the camera falls silent.
     async fn read(&mut self, mut participant: Participant, source: &mut Source) -> Result<()> {
+        // Best effort matches every publisher, and the next one comes with the next image.
+        let calibrations =
+            participant.subscribe::<CameraInfo>(&self.info, CAMERA_INFO.type_name, false)?;
+        let mut infos = calibrations.async_stream().boxed_local().fuse();
         loop {
             let topic = if source.compressed { &self.compressed } else { &self.raw };
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
-            match self.follow(&mut participant, *source).await? {
+            match self.follow(&mut participant, *source, &mut infos).await? {
                 Some(better) => *source = better,
                 None => return Ok(()),
             }
@@ -207,6 +231,7 @@ impl Ingest {
         &mut self,
         participant: &mut Participant,
         source: Source,
+        infos: &mut Infos<'_>,
     ) -> Result<Option<Source>> {
         if source.compressed {
             let topic = participant.subscribe(
@@ -215,12 +240,12 @@ impl Ingest {
                 source.reliable,
             )?;
             let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
-            self.drain(participant, source, messages).await
+            self.drain(participant, source, infos, messages).await
         } else {
             let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
             let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
-            self.drain(participant, source, messages).await
+            self.drain(participant, source, infos, messages).await
         }
     }
 
@@ -228,6 +253,7 @@ impl Ingest {
         &mut self,
         participant: &Participant,
         source: Source,
+        infos: &mut Infos<'_>,
         messages: impl FusedStream<Item = ReadResult<Payload>>,
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
@@ -258,7 +284,20 @@ impl Ingest {
                         return Err(Error::Ros { what, problem: error.to_string() });
                     }
                 },
+                info = infos.select_next_some() => match info {
+                    Ok((info, _)) => self.keep(info),
+                    Err(error) => log::debug!("{}: {error}", self.info),
+                },
             }
+        }
+    }
+
+    /// Passes a calibration on; the oldest of many that nobody looked at makes room.
+    fn keep(&self, info: CameraInfo) {
+        let (calibrations, unread) = &self.calibrations;
+        if let Err(TrySendError::Full(info)) = calibrations.try_send(info) {
+            drop(unread.try_recv());
+            drop(calibrations.try_send(info)); // room was made, and there is no other sender
         }
     }
 
@@ -318,12 +357,20 @@ impl Ingest {
         self.watchdog.message(received);
         self.newest = Some(received);
         self.sequence += 1;
+        if !self.rate.admits(received) {
+            self.limited += 1;
+            if let Payload::Raw(image) = payload {
+                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
+            }
+            return;
+        }
         self.slot.put(|unread| {
             self.dropped += u64::from(unread.is_some());
             if let Some(Frame { payload: Payload::Raw(image), .. }) = unread {
                 drop(self.buffers.try_send(image.data)); // full: the allocator takes it
             }
-            Frame { sequence: self.sequence, dropped: self.dropped, received, payload }
+            let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);
+            Frame { sequence, dropped, limited, received, payload }
         });
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that speaks ROS 2: names and arguments, DDS, the loop of the node.
 //!
 //! ```text
-//! ingest (a thread per camera) -> slot (newest wins) -> node (main thread) -> publish
+//! ingest (a thread per camera) -> slot (newest wins) -> batch -> node (main thread) -> publish
 //! ```
 //!
 //! Every thread reports to `monitor`, whose own thread publishes `/diagnostics`, latencies and `/rosout`.
@@ -9,6 +9,8 @@
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
 mod args;
+mod batch;
+mod calibration;
 mod context;
 mod diagnostics;
 mod graph;
@@ -16,6 +18,7 @@ mod ingest;
 mod monitor;
 mod node;
 mod publish;
+mod rate;
 pub mod raw;
 mod rosout;
 mod slot;

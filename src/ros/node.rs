@@ -1,13 +1,15 @@
-//! The loop of the node: newest frame of a camera, pipeline, topics, status; for every frame, whatever
-//! became of it.
+//! The loop of the node: newest frames of the cameras, pipeline, topics, status; for every frame,
+//! whatever became of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::args::{Names, Network};
+use super::batch::Batcher;
+use super::calibration::Calibrations;
 use super::diagnostics::Health;
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::monitor::{Monitor, ROOM, Report};
@@ -16,9 +18,8 @@ use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
-use crate::model::config::HeadConfig;
-use crate::msg::{FrameStatus, Stamp};
-use crate::pipeline::{Pipeline, Prediction};
+use crate::msg::{CameraInfo, FrameStatus, Stamp};
+use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View};
 use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
@@ -27,6 +28,9 @@ pub struct Node {
     outputs: Outputs,
     pipeline: Pipeline,
     config: NodeConfig,
+    views: Vec<View>,
+    calibrations: Vec<Calibrations>,
+    batcher: Batcher,
     counts: Vec<Counts>,
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
@@ -46,6 +50,7 @@ pub struct Process {
 struct Counts {
     received: u64,
     dropped: u64,
+    limited: u64,
     segmented: u64,
     refused: BTreeMap<&'static str, Refused>,
 }
@@ -59,11 +64,25 @@ struct Refused {
 /// A reason is logged when it first occurs and then at most this often, with its count.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// How long the loop waits for frames before it looks at what is due without any.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A frame that can be segmented.
+struct Job {
+    camera: usize,
+    status: FrameStatus,
+    image: Image,
+    planes: Planes,
+    /// With the frame's own stamp.
+    calibration: Option<CameraInfo>,
+}
+
 impl Node {
     /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes.
     ///
     /// # Errors
-    /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow.
+    /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow,
+    /// [`Error::Io`] and [`Error::BadFile`] for an ego mask.
     pub fn start(
         names: &Names,
         network: Network,
@@ -71,6 +90,8 @@ impl Node {
         pipeline: Pipeline,
         Process { stop, log }: Process,
     ) -> Result<Self> {
+        let views = config.cameras.iter().map(|camera| view(camera, &config, &pipeline));
+        let views = views.collect::<Result<Vec<_>>>()?;
         let classes = pipeline.model().config().classes.clone();
         let mut outputs = Outputs::new(names, network, &config, classes)?;
         let (reports, heard) = bounded(ROOM);
@@ -81,11 +102,27 @@ impl Node {
             Camera::start(name, names, network, &config, links)
         };
         let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
+        let unread = cameras.iter().map(|camera| camera.calibrations.clone());
+        let calibrations = unread.map(Calibrations::new).collect();
+        let wait = Duration::from_millis(config.batch_wait_ms.into());
+        let batcher = Batcher::new(config.batch_cameras, wait);
         let counts = vec![Counts::default(); cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self { cameras, outputs, pipeline, config, counts, stop, monitor, reports })
+        Ok(Self {
+            cameras,
+            outputs,
+            pipeline,
+            config,
+            views,
+            calibrations,
+            batcher,
+            counts,
+            stop,
+            monitor,
+            reports,
+        })
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -106,33 +143,81 @@ impl Node {
 
     fn frames(&mut self) -> Result<()> {
         while !self.stop.is_closed() {
-            let mut select = Select::new();
-            for camera in &self.cameras {
-                select.recv(&camera.slot);
-            }
-            let ready = select.select();
-            let camera = ready.index();
-            match ready.recv(&self.cameras[camera].slot) {
-                Ok(frame) => self.frame(camera, frame)?,
-                Err(_closed) => break,
-            }
+            let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
+            let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
+            self.batch(frames)?;
+            self.outputs.remind();
         }
         Ok(())
     }
 
-    fn frame(&mut self, camera: usize, frame: Frame) -> Result<()> {
-        let mut status = FrameStatus {
+    /// Segments frames of different cameras together; a bad one fails alone.
+    fn batch(&mut self, frames: Vec<(usize, Frame)>) -> Result<()> {
+        let mut ended = Ok(());
+        let mut jobs = Vec::new();
+        for (camera, frame) in frames {
+            let mut status = self.begin(camera, &frame);
+            match self.image(frame.payload, &mut status) {
+                Ok(image) => {
+                    let calibration = self.calibrations[camera].exact(image.header.stamp);
+                    let planes = self.outputs.wanted(camera);
+                    jobs.push(Job { camera, status, image, planes, calibration });
+                }
+                Err(error) => ended = ended.and(self.end(camera, status, Err(error))),
+            }
+        }
+        let frames = jobs.iter().map(|job| (&job.image, &self.views[job.camera], job.planes));
+        let predictions = self.pipeline.run_batch(&frames.collect::<Vec<_>>());
+        let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        for (job, prediction) in jobs.into_iter().zip(predictions) {
+            let Job { camera, mut status, image, calibration, .. } = job;
+            let stamp = image.header.stamp;
+            self.cameras[camera].recycle(image.data);
+            let published = prediction.and_then(|prediction| {
+                note(&mut status, &prediction, shared);
+                let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
+                self.outputs.publish(camera, prediction, calibration.as_ref())
+            });
+            ended = ended.and(self.end(camera, status, published));
+        }
+        ended
+    }
+
+    /// The status of a frame that nothing is known about yet.
+    fn begin(&self, camera: usize, frame: &Frame) -> FrameStatus {
+        let threshold = self.pipeline.config().ood_threshold;
+        FrameStatus {
             camera: self.config.cameras[camera].clone(),
             sequence: frame.sequence,
             dropped: frame.dropped,
+            limited: frame.limited,
             wait_ms: milliseconds(frame.received.elapsed()),
             score: self.pipeline.config().score.to_string(),
-            ood_threshold: self.pipeline.config().ood_threshold,
+            ood_threshold: self.views[camera].ood_threshold.unwrap_or(threshold),
             model_sha256: self.pipeline.model().config().sha256.clone(),
             ..FrameStatus::default()
+        }
+    }
+
+    /// Pixels from the message; what is learnt on the way goes into `status`.
+    fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
+        let start = Instant::now();
+        let image = match payload {
+            Payload::Raw(image) => image,
+            Payload::Compressed(message) => {
+                status.header = message.header.clone();
+                Image::from_compressed(&message, &self.pipeline.config().limits)?
+            }
+            Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
-        let segmented = self.segment(camera, frame.payload, &mut status);
-        let published = segmented.and_then(|prediction| self.outputs.publish(camera, prediction));
+        status.decode_ms = milliseconds(start.elapsed());
+        status.header = image.header.clone();
+        (status.height, status.width) = (image.height, image.width);
+        Ok(image)
+    }
+
+    /// Publishes what became of a frame, counts it and, when the GPU failed, passes that on.
+    fn end(&mut self, camera: usize, mut status: FrameStatus, published: Result<()>) -> Result<()> {
         if let Err(error) = &published {
             status.state = FrameStatus::NO_DATA;
             (status.reason, status.text) = (reason(error).to_owned(), error.chain());
@@ -151,38 +236,10 @@ impl Node {
         }
     }
 
-    /// Pixels from the message, planes from the pixels; what is learnt on the way goes into `status`.
-    fn segment(
-        &mut self,
-        camera: usize,
-        payload: Payload,
-        status: &mut FrameStatus,
-    ) -> Result<Prediction> {
-        let start = Instant::now();
-        let image = match payload {
-            Payload::Raw(image) => image,
-            Payload::Compressed(message) => {
-                status.header = message.header.clone();
-                Image::from_compressed(&message, &self.pipeline.config().limits)?
-            }
-            Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
-        };
-        status.decode_ms = milliseconds(start.elapsed());
-        status.header = image.header.clone();
-        (status.height, status.width) = (image.height, image.width);
-        let planes = self.outputs.wanted(camera);
-        let prediction = self.pipeline.run(&image, planes);
-        self.cameras[camera].recycle(image.data);
-        let prediction = prediction?;
-        status.preprocess_ms = prediction.timing.preprocess_ms;
-        status.inference_ms = prediction.timing.inference_ms;
-        status.postprocess_ms = prediction.timing.postprocess_ms;
-        Ok(prediction)
-    }
-
     fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
         let counts = &mut self.counts[camera];
         (counts.received, counts.dropped) = (status.sequence, status.dropped);
+        counts.limited = status.limited;
         let Some(error) = error else {
             counts.segmented += 1;
             return;
@@ -202,12 +259,6 @@ impl Node {
 /// What runs where, for people.
 fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
     let model = pipeline.model().config();
-    let letter = |head: &HeadConfig| match head {
-        HeadConfig::Linear { .. } => "d",
-        HeadConfig::Gmm { .. } => "g",
-    };
-    let uem = model.uem.as_ref().map_or("", |uem| letter(&uem.head));
-    let variant = format!("{}-{uem}", letter(&model.head));
     let calibration = model.calibration.as_ref().map_or("n/a".into(), |found| {
         let (target, threshold, dataset) = (&found.target, found.ood_threshold, &found.dataset);
         format!("{target} at {} > {threshold} on {dataset}", found.score)
@@ -217,7 +268,7 @@ fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
         fact("weights", &config.model.weights.display()),
         fact("sha256", &model.sha256),
         fact("architecture", &model.architecture),
-        fact("variant", &variant.trim_end_matches('-')),
+        fact("variant", &model.variant()),
         fact("device", &format!("{:?}", pipeline.model().device())),
         fact("precision", &config.model.precision),
         fact("plan", &config.plan),
@@ -226,19 +277,46 @@ fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
     ]
 }
 
+/// How the camera of this name is seen.
+fn view(camera: &str, config: &NodeConfig, pipeline: &Pipeline) -> Result<View> {
+    let own = config.of_camera(camera);
+    let rotation = Rotation::from_degrees(own.rotation.unwrap_or(config.rotation).into())?;
+    let mask = own.ego_mask.as_ref().unwrap_or(&config.ego_mask);
+    let limits = &pipeline.config().limits;
+    let has_mask = !mask.as_os_str().is_empty();
+    let ego_mask = has_mask.then(|| EgoMask::read_file(mask, limits)).transpose()?;
+    #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+    let ood_threshold = own.ood_threshold.map(|threshold| threshold as f32);
+    let resolution = config.output_resolution.parse()?;
+    Ok(View { rotation, ego_mask, ood_threshold, resolution })
+}
+
+/// What the prediction says about itself, into the status.
+fn note(status: &mut FrameStatus, prediction: &Prediction, batch: u32) {
+    status.ood_threshold = prediction.ood_threshold;
+    status.preprocess_ms = prediction.timing.preprocess_ms;
+    status.inference_ms = prediction.timing.inference_ms;
+    status.postprocess_ms = prediction.timing.postprocess_ms;
+    status.batch = batch;
+}
+
 /// The fixed name of what went wrong with a frame.
 fn reason(error: &Error) -> &'static str {
     match error {
         Error::Frame(reject) => reject.name(),
         Error::NotFinite { .. } => "not_finite",
+        Error::Setting { .. } => "setting", // an ego mask of another size
         _ => "inference",
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, dropped, segmented, refused } = self;
+        let Self { received, dropped, limited, segmented, refused } = self;
         write!(f, "{received} messages, {segmented} segmented, {dropped} replaced by newer ones")?;
+        if *limited > 0 {
+            write!(f, ", {limited} above max_rate_hz")?;
+        }
         refused.iter().try_for_each(|(reason, refused)| write!(f, ", {} {reason}", refused.count))
     }
 }

@@ -4,7 +4,7 @@
 //! All messages carry the input's header. Publishing never waits: best-effort writers do not, the
 //! reliable ones refuse a sample for which there is no room.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ros2_client::{Publisher, WriteError};
@@ -15,7 +15,11 @@ use super::context::Participant;
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
-use crate::msg::{COMPRESSED_IMAGE, CompressedImage, FRAME_STATUS, FrameStatus, IMAGE};
+use crate::msg::{
+    CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, DETECTIONS, Detection2DArray,
+    FRAME_STATUS, FrameStatus, Header, IMAGE, IMAGE_MARKER, ImageMarker, LABEL_INFO, LabelInfo,
+};
+use crate::obstacle;
 use crate::overlay::overlay;
 use crate::pipeline::{Planes, Prediction};
 
@@ -25,17 +29,23 @@ pub(crate) struct Outputs {
     participant: Participant, // after the publishers, which tell it of their end
     classes: ClassTable,
     jpeg_quality: u8,
-    reliable: bool,
-    read: BTreeSet<String>,
+    /// The topics that are read, each with whether a reader takes best effort.
+    read: BTreeMap<String, bool>,
     looked: Option<Instant>,
+    reminded: Instant,
 }
 
 struct Camera {
     semantic: Pair,
     confidence: Output<Image>,
+    label_info: Output<LabelInfo>,
+    semantic_info: Output<CameraInfo>,
     ood: Pair,
     score: Output<Image>,
     probability: Pair,
+    ood_info: Output<CameraInfo>,
+    detections: Output<Detection2DArray>,
+    outlines: Output<ImageMarker>,
     overlay: Pair,
     status: Output<FrameStatus>,
 }
@@ -48,11 +58,18 @@ struct Pair {
 
 struct Output<M: Serialize> {
     topic: String,
+    reliable: bool,
     publisher: Publisher<M>,
 }
 
 /// How long a look at the readers in the graph is good for.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// The names of the classes come this often to readers that do not ask for what was sent before.
+const REMIND: Duration = Duration::from_secs(5);
+
+/// Red, as obstacles are in the overlay.
+const OUTLINE: [f32; 3] = [1.0, 0.0, 0.0];
 
 impl Outputs {
     /// Joins DDS under the node's name and offers the topics of every camera.
@@ -73,17 +90,41 @@ impl Outputs {
             let mut offer = Offer { participant: &mut participant, names, reliable };
             cameras.push(Camera {
                 semantic: offer.pair(&topic("semantic/image"))?,
-                confidence: offer.output(&topic("semantic/confidence"))?,
+                confidence: offer.image(&topic("semantic/confidence"))?,
+                label_info: offer.latched(&topic("semantic/label_info"), LABEL_INFO.type_name)?,
+                semantic_info: offer
+                    .reliable(&topic("semantic/camera_info"), CAMERA_INFO.type_name)?,
                 ood: offer.pair(&topic("ood/image"))?,
-                score: offer.output(&topic("ood/score"))?,
+                score: offer.image(&topic("ood/score"))?,
                 probability: offer.pair(&topic("ood/probability"))?,
+                ood_info: offer.reliable(&topic("ood/camera_info"), CAMERA_INFO.type_name)?,
+                detections: offer.reliable(&topic("ood/detections"), DETECTIONS.type_name)?,
+                outlines: offer.reliable(&topic("ood/outlines"), IMAGE_MARKER.type_name)?,
                 overlay: offer.pair(&topic("overlay/image"))?,
-                status: offer.status(&topic("status"))?,
+                status: offer.latched(&topic("status"), FRAME_STATUS)?,
             });
         }
         let jpeg_quality = config.jpeg_quality;
-        let read = BTreeSet::new();
-        Ok(Self { cameras, participant, classes, jpeg_quality, reliable, read, looked: None })
+        let (read, reminded) = (BTreeMap::new(), Instant::now());
+        let mut outputs =
+            Self { cameras, participant, classes, jpeg_quality, read, looked: None, reminded };
+        outputs.name_classes();
+        Ok(outputs)
+    }
+
+    /// Publishes what is due whether or not frames come.
+    pub(crate) fn remind(&mut self) {
+        if self.reminded.elapsed() >= REMIND {
+            self.name_classes();
+        }
+    }
+
+    /// Publishes the names of the classes, which hold for frames of any time.
+    fn name_classes(&mut self) {
+        self.reminded = Instant::now();
+        for camera in &self.cameras {
+            camera.label_info.publish(LabelInfo::new(Header::default(), &self.classes));
+        }
     }
 
     /// The participant, for what else is published under the node's name.
@@ -95,10 +136,10 @@ impl Outputs {
     pub(crate) fn wanted(&mut self, camera: usize) -> Planes {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.looked = Some(Instant::now());
-            let readers = self.participant.read_topics().into_iter();
-            // A reader that insists on reliability gets nothing from a best-effort writer.
-            let matched = readers.filter(|(_, reliable)| self.reliable || !reliable);
-            self.read = matched.map(|(topic, _)| topic).collect();
+            self.read.clear();
+            for (topic, reliable) in self.participant.read_topics() {
+                *self.read.entry(topic).or_default() |= !reliable;
+            }
         }
         let camera = &self.cameras[camera];
         Planes {
@@ -106,26 +147,47 @@ impl Outputs {
             confidence: self.reads(&camera.confidence),
             probability: self.reads_either(&camera.probability),
             rgb: self.reads_either(&camera.overlay),
+            obstacles: self.reads(&camera.detections) || self.reads(&camera.outlines),
         }
     }
 
     fn reads<M: Serialize>(&self, output: &Output<M>) -> bool {
-        self.read.contains(&output.topic)
+        // A reader that insists on reliability gets nothing from a best-effort writer.
+        self.read.get(&output.topic).is_some_and(|takes_any| output.reliable || *takes_any)
     }
 
     fn reads_either(&self, pair: &Pair) -> bool {
         self.reads(&pair.raw) || self.reads(&pair.compressed)
     }
 
-    /// Publishes what was [`wanted`](Self::wanted), and the two masks if they are read.
+    /// Publishes what was [`wanted`](Self::wanted), the two masks if they are read, and beside them the
+    /// calibration at their size if there is one.
     ///
     /// # Errors
     /// An encoder that fails.
-    pub(crate) fn publish(&self, camera: usize, prediction: Prediction) -> Result<()> {
+    pub(crate) fn publish(
+        &self,
+        camera: usize,
+        prediction: Prediction,
+        calibration: Option<&CameraInfo>,
+    ) -> Result<()> {
         let camera = &self.cameras[camera];
         let Prediction { header, height, width, classes, ood_mask, rgb, .. } = prediction;
         let size = (height, width);
         let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
+        if let Some(calibration) = calibration {
+            let [width, height] = [width, height].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+            let scaled = calibration.scaled(width, height);
+            let info = CameraInfo { header: header.clone(), ..scaled };
+            let outputs = [&camera.semantic_info, &camera.ood_info];
+            for output in outputs.into_iter().filter(|output| self.reads(output)) {
+                output.publish(info.clone());
+            }
+        }
+        if let Some(obstacles) = prediction.obstacles {
+            camera.detections.publish(obstacle::detections(&obstacles, &header));
+            camera.outlines.publish(obstacle::outlines(&obstacles, &header, OUTLINE));
+        }
         if let Some(rgb) = rgb {
             let mixed = overlay(&rgb, width, &classes, &ood_mask, &self.classes);
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
@@ -194,23 +256,32 @@ struct Offer<'a> {
 
 impl Offer<'_> {
     fn pair(&mut self, name: &str) -> Result<Pair> {
-        let raw = self.output(name)?;
+        let raw = self.image(name)?;
         let topic = self.names.twin(name, "compressed")?;
-        let qos = (self.reliable, false);
-        let publisher = self.participant.publish(&topic, COMPRESSED_IMAGE.type_name, qos)?;
-        Ok(Pair { raw, compressed: Output { topic, publisher } })
+        let compressed = self.output(topic, COMPRESSED_IMAGE.type_name, (self.reliable, false))?;
+        Ok(Pair { raw, compressed })
     }
 
-    fn output(&mut self, name: &str) -> Result<Output<Image>> {
-        let topic = self.names.topic(name)?;
-        let publisher =
-            self.participant.publish(&topic, IMAGE.type_name, (self.reliable, false))?;
-        Ok(Output { topic, publisher })
+    fn image(&mut self, name: &str) -> Result<Output<Image>> {
+        self.output(self.names.topic(name)?, IMAGE.type_name, (self.reliable, false))
     }
 
-    fn status(&mut self, name: &str) -> Result<Output<FrameStatus>> {
-        let topic = self.names.topic(name)?;
-        let publisher = self.participant.publish(&topic, FRAME_STATUS, (true, true))?;
-        Ok(Output { topic, publisher })
+    /// For messages of a few datagrams: most readers ask for reliability.
+    fn reliable<M: Serialize>(&mut self, name: &str, type_name: &str) -> Result<Output<M>> {
+        self.output(self.names.topic(name)?, type_name, (true, false))
+    }
+
+    fn latched<M: Serialize>(&mut self, name: &str, type_name: &str) -> Result<Output<M>> {
+        self.output(self.names.topic(name)?, type_name, (true, true))
+    }
+
+    fn output<M: Serialize>(
+        &mut self,
+        topic: String,
+        type_name: &str,
+        (reliable, latched): (bool, bool),
+    ) -> Result<Output<M>> {
+        let publisher = self.participant.publish(&topic, type_name, (reliable, latched))?;
+        Ok(Output { topic, reliable, publisher })
     }
 }

@@ -119,7 +119,7 @@ impl Drop for Peer {
 pub(crate) struct Node {
     child: Child,
     log: Receiver<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A small network with fixed random weights.
@@ -144,12 +144,17 @@ impl Node {
         let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
         let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
         let log = lines(child.stderr.take().unwrap());
-        Self { child, log, _folder: folder }
+        Self { child, log, folder }
     }
 
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// The weights that it runs with.
+    pub(crate) fn weights(&self) -> PathBuf {
+        self.folder.path().join("tiny.safetensors")
     }
 
     /// Its exit status and what it logged.

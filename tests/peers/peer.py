@@ -8,8 +8,10 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "play", ..., "rate": 10, "seconds": 3}  as "image" again and again, the stamp's seconds counting up
   {"do": "lie", "topic": ..., "base64": ...}     an Image message with these bytes, zeros up to 64, as its CDR
   {"do": "offer", "topic": ...}                  the writer of Image messages, and nothing written
-  {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false,
-   "latched": false, "save": "folder"}
+  {"do": "info", "topic": "/camera/camera_info", "height": 2, "width": 3, "k": [9 numbers],
+   "p": [12 numbers], "stamp": ..., "frame_id": ...}
+  {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
+   "save": "folder"}
   {"do": "sleep", "seconds": 0.5}
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
@@ -28,7 +30,7 @@ from dataclasses import asdict, dataclass, fields
 
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.idl import IdlStruct
-from cyclonedds.idl.types import array, float32, float64, int32, sequence, uint8, uint32, uint64
+from cyclonedds.idl.types import array, float32, float64, int32, sequence, uint8, uint16, uint32, uint64
 from cyclonedds.pub import DataWriter
 from cyclonedds.qos import Policy, Qos
 from cyclonedds.sub import DataReader
@@ -77,6 +79,7 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     camera: str
     sequence: uint64
     dropped: uint64
+    limited: uint64
     state: uint8
     reason: str
     text: str
@@ -86,6 +89,7 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     decode_ms: float32
     preprocess_ms: float32
     inference_ms: float32
+    batch: uint32
     postprocess_ms: float32
     latency_ms: float32
     score: str
@@ -131,6 +135,146 @@ class Log(IdlStruct, typename="rcl_interfaces::msg::dds_::Log_"):
     line: uint32
 
 
+@dataclass
+class RegionOfInterest(IdlStruct, typename="sensor_msgs::msg::dds_::RegionOfInterest_"):
+    x_offset: uint32
+    y_offset: uint32
+    height: uint32
+    width: uint32
+    do_rectify: bool
+
+
+@dataclass
+class CameraInfo(IdlStruct, typename="sensor_msgs::msg::dds_::CameraInfo_"):
+    header: Header
+    height: uint32
+    width: uint32
+    distortion_model: str
+    d: sequence[float64]
+    k: array[float64, 9]
+    r: array[float64, 9]
+    p: array[float64, 12]
+    binning_x: uint32
+    binning_y: uint32
+    roi: RegionOfInterest
+
+
+@dataclass
+class VisionClass(IdlStruct, typename="vision_msgs::msg::dds_::VisionClass_"):
+    class_id: uint16
+    class_name: str
+
+
+@dataclass
+class LabelInfo(IdlStruct, typename="vision_msgs::msg::dds_::LabelInfo_"):
+    header: Header
+    class_map: sequence[VisionClass]
+    threshold: float32
+
+
+@dataclass
+class Point(IdlStruct, typename="geometry_msgs::msg::dds_::Point_"):
+    x: float64
+    y: float64
+    z: float64
+
+
+@dataclass
+class Quaternion(IdlStruct, typename="geometry_msgs::msg::dds_::Quaternion_"):
+    x: float64
+    y: float64
+    z: float64
+    w: float64
+
+
+@dataclass
+class Pose(IdlStruct, typename="geometry_msgs::msg::dds_::Pose_"):
+    position: Point
+    orientation: Quaternion
+
+
+@dataclass
+class PoseWithCovariance(IdlStruct, typename="geometry_msgs::msg::dds_::PoseWithCovariance_"):
+    pose: Pose
+    covariance: array[float64, 36]
+
+
+@dataclass
+class ObjectHypothesis(IdlStruct, typename="vision_msgs::msg::dds_::ObjectHypothesis_"):
+    class_id: str
+    score: float64
+
+
+@dataclass
+class ObjectHypothesisWithPose(IdlStruct, typename="vision_msgs::msg::dds_::ObjectHypothesisWithPose_"):
+    hypothesis: ObjectHypothesis
+    pose: PoseWithCovariance
+
+
+@dataclass
+class Point2D(IdlStruct, typename="vision_msgs::msg::dds_::Point2D_"):
+    x: float64
+    y: float64
+
+
+@dataclass
+class Pose2D(IdlStruct, typename="vision_msgs::msg::dds_::Pose2D_"):
+    position: Point2D
+    theta: float64
+
+
+@dataclass
+class BoundingBox2D(IdlStruct, typename="vision_msgs::msg::dds_::BoundingBox2D_"):
+    center: Pose2D
+    size_x: float64
+    size_y: float64
+
+
+@dataclass
+class Detection2D(IdlStruct, typename="vision_msgs::msg::dds_::Detection2D_"):
+    header: Header
+    results: sequence[ObjectHypothesisWithPose]
+    bbox: BoundingBox2D
+    id: str
+
+
+@dataclass
+class Detection2DArray(IdlStruct, typename="vision_msgs::msg::dds_::Detection2DArray_"):
+    header: Header
+    detections: sequence[Detection2D]
+
+
+@dataclass
+class ColorRGBA(IdlStruct, typename="std_msgs::msg::dds_::ColorRGBA_"):
+    r: float32
+    g: float32
+    b: float32
+    a: float32
+
+
+@dataclass
+class Duration(IdlStruct, typename="builtin_interfaces::msg::dds_::Duration_"):
+    sec: int32
+    nanosec: uint32
+
+
+@dataclass
+class ImageMarker(IdlStruct, typename="visualization_msgs::msg::dds_::ImageMarker_"):
+    header: Header
+    ns: str
+    id: int32
+    kind: int32
+    action: int32
+    position: Point
+    scale: float32
+    outline_color: ColorRGBA
+    filled: uint8
+    fill_color: ColorRGBA
+    lifetime: Duration
+    points: sequence[Point]
+    outline_colors: sequence[ColorRGBA]
+
+
 TYPES = {
     "image": Image,
     "compressed": CompressedImage,
@@ -138,11 +282,15 @@ TYPES = {
     "diagnostics": DiagnosticArray,
     "float64": Float64Stamped,
     "log": Log,
+    "info": CameraInfo,
+    "labels": LabelInfo,
+    "detections": Detection2DArray,
+    "marker": ImageMarker,
 }
 
 
 def say(**line):
-    print(json.dumps(line), flush=True)
+    print(json.dumps(line, default=vars), flush=True)
 
 
 class Peer:
@@ -203,6 +351,14 @@ class Peer:
 
     def compressed(self, c):
         self.write(c, CompressedImage(self.header(c), c.get("format", "jpeg"), self.data(c)))
+
+    def info(self, c):
+        eye = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        whole = RegionOfInterest(0, 0, 0, 0, False)
+        k, p = c["k"], c.get("p", [0.0] * 12)
+        model, d = "plumb_bob", [0.1, 0.0, 0.0, 0.0, 0.0]
+        message = CameraInfo(self.header(c), c["height"], c["width"], model, d, k, eye, p, 0, 0, whole)
+        self.write(c, message)
 
     def lie(self, c):
         self.write(c, Lie(list(self.data(c).ljust(64, b"\0"))))

@@ -10,6 +10,7 @@ use ood_segmentation::eval::plot::{SheetRow, curves, sheet};
 use ood_segmentation::eval::{hdf5, table};
 use ood_segmentation::image::{self, Image, Limits};
 use ood_segmentation::model::{ModelConfig, Score};
+use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, ScoreMaps};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, file};
@@ -85,7 +86,8 @@ impl WindowArgs {
     /// The pipeline over a loaded model.
     pub(crate) fn open(&self, model: &ModelArgs, score: Score) -> Result<Pipeline> {
         let (plan, batch, limits) = (self.plan, self.batch, Limits::default());
-        let config = PipelineConfig { plan, batch, score, ood_threshold: 0.0, limits };
+        let obstacle = ObstacleConfig::default();
+        let config = PipelineConfig { plan, batch, score, ood_threshold: 0.0, obstacle, limits };
         Pipeline::new(model.load()?, config)
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::Score;
+use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result};
@@ -52,6 +53,21 @@ pub(crate) struct PipelineArgs {
     /// A pixel is out of distribution when its score is above this
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     ood_threshold: f32,
+    /// An obstacle reaches from there as far as scores are above the threshold less this
+    #[arg(long, default_value_t = 0.0)]
+    hysteresis: f32,
+    /// Least mean score of an obstacle, above the lower threshold
+    #[arg(long, default_value_t = 0.0)]
+    mean_margin: f32,
+    /// Fewest pixels of an obstacle
+    #[arg(long, default_value_t = 1)]
+    min_area: usize,
+    /// Most pixels of an obstacle
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    max_area: usize,
+    /// Least share of an obstacle, or of its lower edge, on the drivable area, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    min_road: f32,
 }
 
 impl PipelineArgs {
@@ -62,6 +78,14 @@ impl PipelineArgs {
             batch: self.batch,
             score: self.score,
             ood_threshold: self.ood_threshold,
+            obstacle: ObstacleConfig {
+                hysteresis: self.hysteresis,
+                mean_margin: self.mean_margin,
+                min_area: self.min_area,
+                max_area: self.max_area,
+                min_road: self.min_road,
+                ..ObstacleConfig::default()
+            },
             limits: Limits::default(),
         };
         Pipeline::new(model.load()?, config)
@@ -76,7 +100,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let limits = &pipeline.config().limits;
     let classes = &pipeline.model().config().classes;
     if let Some(path) = &args.bag_out {
-        let planes = Planes { score: true, confidence: true, probability: true, rgb: true };
+        let planes = Planes {
+            score: true,
+            confidence: true,
+            probability: true,
+            rgb: true,
+            ..Planes::default()
+        };
         let mut bag = BagOut::create(path)?;
         inputs.for_each(limits, |frame| {
             let prediction = pipeline.run(&frame.image, planes)?;
