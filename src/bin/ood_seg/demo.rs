@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -10,10 +11,12 @@ use ood_segmentation::config::ClassTable;
 use ood_segmentation::data::synth::{Scene, SceneConfig, Unknowns};
 use ood_segmentation::image::{Image, Limits, write_png};
 use ood_segmentation::msg::{self, CompressedImage, Stamp};
+use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, checkpoint, overlay, preprocess};
 use tch::Device;
 
 use crate::session::{self, Message, OUTPUTS, Output, STATUS, Session, quantile};
+use crate::signal::{interrupted, stop_on_signal};
 
 /// What the camera shows and where the pictures go.
 #[derive(clap::Args)]
@@ -32,7 +35,7 @@ pub(crate) struct Args {
     frames: u64,
     /// Windows over the picture: paper, tiles or single
     #[arg(long, default_value = "tiles")]
-    plan: String,
+    plan: Plan,
 }
 
 /// Frames per second of the drawn road.
@@ -70,9 +73,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => drawn(args.frames)?,
     };
     println!("starting the node and playing {count} frames to it over DDS");
+    let stop = stop_on_signal()?;
     let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
     let mut demo = Demo::new(session, classes, &args.out, count);
-    demo.play(shots)?;
+    demo.play(shots, &stop)?;
     demo.end()
 }
 
@@ -169,6 +173,7 @@ struct Demo<'a> {
     sheets: BTreeMap<Stamp, Sheet>,
     /// Per output: arrival and latency in milliseconds.
     seen: [Vec<(Instant, f64)>; OUTPUTS.len()],
+    count: usize,
     sent: usize,
     drawn: usize,
     refused: BTreeMap<String, usize>,
@@ -184,6 +189,7 @@ impl<'a> Demo<'a> {
             out,
             bar: crate::segment::progress(count),
             sheets: BTreeMap::new(),
+            count,
             seen: Default::default(),
             sent: 0,
             drawn: 0,
@@ -194,10 +200,19 @@ impl<'a> Demo<'a> {
     }
 
     /// Sends every picture when it is due and takes what comes back in between.
-    fn play(&mut self, shots: Shots) -> Result<()> {
+    fn play(&mut self, shots: Shots, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         for shot in shots {
-            let shot = shot?;
+            if stop.load(Ordering::Relaxed) {
+                return Err(interrupted(self.out, self.drawn, self.count));
+            }
+            let shot = match shot {
+                Err(Error::Frame(reject)) => {
+                    *self.refused.entry(reject.to_string()).or_default() += 1;
+                    continue;
+                }
+                shot => shot?,
+            };
             self.collect_until(start + shot.at, false)?;
             self.session.send(&shot.picture)?;
             self.sent += 1;

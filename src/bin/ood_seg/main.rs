@@ -15,6 +15,7 @@ mod outputs;
 mod replay;
 mod segment;
 mod session;
+mod signal;
 mod synth;
 
 use std::process::ExitCode;
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ood_seg: {}", error.chain());
-            ExitCode::from(2)
+            ExitCode::from(if signal::is_interruption(&error) { signal::EXIT_CODE } else { 2 })
         }
     }
 }
