@@ -16,7 +16,7 @@ use ood_segmentation::{Error, Result, checkpoint, overlay, preprocess};
 use tch::Device;
 
 use crate::session::{self, Message, OUTPUTS, Output, STATUS, Session, quantile};
-use crate::signal::{interrupted, stop_on_signal};
+use crate::signal::stop_on_signal;
 
 /// What the camera shows and where the pictures go.
 #[derive(clap::Args)]
@@ -42,8 +42,10 @@ pub(crate) struct Args {
 const RATE: f32 = 5.0;
 /// The trained demo model.
 const DEMO_MODEL: &str = "models/demo.safetensors";
-/// How long the last frame's results may take.
+/// How long a frame's results may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A camera that much behind its time is said to be slow.
+const LATE: Duration = Duration::from_secs(1);
 /// Range of the LLR in the heat map: what the 8 bits of ood/probability resolve.
 const HEAT: f32 = 5.0;
 
@@ -77,6 +79,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
     let mut demo = Demo::new(session, classes, &args.out, count);
     demo.play(shots, &stop)?;
+    if stop.load(Ordering::Relaxed) {
+        println!("interrupted");
+    }
     demo.end()
 }
 
@@ -173,12 +178,14 @@ struct Demo<'a> {
     sheets: BTreeMap<Stamp, Sheet>,
     /// Per output: arrival and latency in milliseconds.
     seen: [Vec<(Instant, f64)>; OUTPUTS.len()],
-    count: usize,
     sent: usize,
     drawn: usize,
     refused: BTreeMap<String, usize>,
     last: Option<Stamp>,
+    /// Nothing of the last frame sent is awaited.
     finished: bool,
+    /// Of the last frame sent: when it was due, and when it was sent.
+    played: (Duration, Duration),
 }
 
 impl<'a> Demo<'a> {
@@ -189,22 +196,23 @@ impl<'a> Demo<'a> {
             out,
             bar: crate::segment::progress(count),
             sheets: BTreeMap::new(),
-            count,
             seen: Default::default(),
             sent: 0,
             drawn: 0,
             refused: BTreeMap::new(),
             last: None,
-            finished: false,
+            finished: true,
+            played: Default::default(),
         }
     }
 
-    /// Sends every picture when it is due and takes what comes back in between.
+    /// Sends every picture when it is due, and not before the node is done with the last one: however
+    /// slow the computer, every picture is shown.
     fn play(&mut self, shots: Shots, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         for shot in shots {
             if stop.load(Ordering::Relaxed) {
-                return Err(interrupted(self.out, self.drawn, self.count));
+                return Ok(());
             }
             let shot = match shot {
                 Err(Error::Frame(reject)) => {
@@ -214,13 +222,16 @@ impl<'a> Demo<'a> {
                 shot => shot?,
             };
             self.collect_until(start + shot.at, false)?;
+            self.collect_until(Instant::now() + PATIENCE, true)?;
             self.session.send(&shot.picture)?;
             self.sent += 1;
             self.last = Some(shot.picture.header.stamp);
+            self.finished = false;
+            self.played = (shot.at, start.elapsed());
             let sheet = Sheet { index: self.sent, shot, planes: Default::default() };
             self.sheets.insert(sheet.shot.picture.header.stamp, sheet);
             while self.sheets.len() > 64 {
-                self.sheets.pop_first(); // frames that the node skipped
+                self.sheets.pop_first(); // frames without masks
             }
             self.bar.inc(1);
         }
@@ -244,7 +255,7 @@ impl<'a> Demo<'a> {
         self.seen[output.topic].push((output.received, latency));
         match output.message {
             Message::Status(status) => {
-                self.finished = Some(output.stamp) == self.last;
+                self.finished |= Some(output.stamp) == self.last;
                 if !status.reason.is_empty() {
                     *self.refused.entry(status.reason).or_default() += 1;
                 }
@@ -285,7 +296,7 @@ impl<'a> Demo<'a> {
 
     /// Ends the node and prints the table.
     fn end(self) -> Result<()> {
-        let Self { session, seen, sent, drawn, refused, out, .. } = self;
+        let Self { session, seen, sent, drawn, refused, out, played: (due, took), .. } = self;
         session.finish()?;
         println!("\n{:32} {:>8} {:>8}   latency ms p50 / p99", "topic", "messages", "rate Hz");
         for ((name, ..), seen) in OUTPUTS.iter().zip(&seen) {
@@ -302,10 +313,15 @@ impl<'a> Demo<'a> {
             let problem = format!("{sent} frames were sent and no masks came back");
             return Err(session::failed(&problem));
         }
-        println!(
-            "\n{sent} frames sent, {drawn} shown in {} (the newest frame wins)",
-            out.display()
-        );
+        println!("\n{sent} frames sent, {drawn} shown in {}", out.display());
+        if took > due + LATE {
+            println!(
+                "this computer is slower than the camera: {:.1} s of it took {:.1} s, each frame \
+                 waited for the one before",
+                due.as_secs_f64(),
+                took.as_secs_f64()
+            );
+        }
         println!("next: make demo BAG=<your bag>, or ood_seg segment --help for your own pictures");
         Ok(())
     }

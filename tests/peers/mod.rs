@@ -1,0 +1,178 @@
+//! The two ends of a test over DDS: the real node, and an independent peer (`peer.py`).
+#![allow(dead_code, missing_docs, reason = "each test file uses its part")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ood_segmentation::checkpoint;
+use ood_segmentation::config::ClassTable;
+use ood_segmentation::model::{Model, ModelConfig};
+use serde_json::{Value, json};
+
+/// Longest wait for anything; a loaded machine may need much of it, a working one a fraction.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Lines of a child's output, as they come.
+fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    let read = move || {
+        BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    };
+    drop(thread::Builder::new().spawn(read).unwrap());
+    receiver
+}
+
+pub struct Peer {
+    pub child: Child,
+    commands: ChildStdin,
+    pub lines: Receiver<String>,
+}
+
+impl Peer {
+    /// The peer in a domain, or `None` with a visible word where its Python packages are missing.
+    pub fn start(domain: u16) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join(".venv/bin/python");
+        let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
+        if !import.is_ok_and(|output| output.status.success()) {
+            eprintln!(
+                "SKIP: no DDS peer; `make test` installs tests/peers/requirements.txt in .venv"
+            );
+            return None;
+        }
+        let mut child = Command::new(python)
+            .arg(root.join("tests/peers/peer.py"))
+            .env("ROS_DOMAIN_ID", domain.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (commands, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Some(Self { child, commands, lines: lines(output) })
+    }
+
+    pub fn tell(&mut self, command: &Value) {
+        writeln!(self.commands, "{command}").unwrap();
+    }
+
+    /// The next line that `is_it` likes, among those that come in time.
+    pub fn wait(&self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no {what} came"));
+            let line: Value = serde_json::from_str(&line).unwrap();
+            assert!(line.get("error").is_none(), "{line}");
+            if is_it(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// Does the command and waits for its answer.
+    pub fn ask(&mut self, command: &Value) {
+        self.tell(command);
+        self.wait("answer", |line| line.get("done") == command.get("do"));
+    }
+
+    pub fn read_status(&mut self, topic: &str) {
+        let (reliable, latched) = (true, true);
+        let command = json!({"do": "read", "topic": topic, "type": "status", "reliable": reliable,
+            "latched": latched});
+        self.ask(&command);
+    }
+
+    /// Repeats the command until a line comes that `is_it` likes. Discovery ends on one side first, so
+    /// what a new writer says at once may be lost.
+    pub fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        let wait = Duration::from_millis(500);
+        while Instant::now() < end {
+            self.tell(command);
+            while let Ok(line) = self.lines.recv_timeout(wait) {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                assert!(line.get("error").is_none(), "{line}");
+                if is_it(&line) {
+                    // What is still under way may not be taken for an answer to a later command.
+                    while self.lines.recv_timeout(wait).is_ok() {}
+                    return;
+                }
+            }
+        }
+        panic!("nothing came of {command}");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+pub struct Node {
+    child: Child,
+    log: Receiver<String>,
+    _folder: tempfile::TempDir,
+}
+
+/// A small network with fixed random weights.
+pub fn weights(folder: &Path) -> PathBuf {
+    let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
+    tch::manual_seed(7);
+    let path = folder.join("tiny.safetensors");
+    checkpoint::save(&Model::new(&config, tch::Device::Cpu).unwrap(), &path).unwrap();
+    path
+}
+
+pub fn command(domain: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
+    command.env("ROS_DOMAIN_ID", domain.to_string()).stderr(Stdio::piped());
+    command
+}
+
+impl Node {
+    pub fn start(domain: u16, ros_args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = format!("model.weights:={}", weights(folder.path()).display());
+        let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
+        let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
+        let log = lines(child.stderr.take().unwrap());
+        Self { child, log, _folder: folder }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Its exit status and what it logged.
+    pub fn end(&mut self) -> (ExitStatus, String) {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, self.log.iter().collect::<Vec<_>>().join("\n"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the node did not end");
+    }
+
+    /// Resident memory, MB.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let pages = std::fs::read_to_string(path).unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_000_000
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        self.child.wait().unwrap();
+    }
+}
