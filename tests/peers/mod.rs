@@ -14,7 +14,7 @@ use ood_segmentation::model::{Model, ModelConfig};
 use serde_json::{Value, json};
 
 /// Longest wait for anything; a loaded machine may need much of it, a working one a fraction.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Lines of a child's output, as they come.
 fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
@@ -26,15 +26,15 @@ fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-pub struct Peer {
-    pub child: Child,
+pub(crate) struct Peer {
+    pub(crate) child: Child,
     commands: ChildStdin,
-    pub lines: Receiver<String>,
+    pub(crate) lines: Receiver<String>,
 }
 
 impl Peer {
     /// The peer in a domain, or `None` with a visible word where its Python packages are missing.
-    pub fn start(domain: u16) -> Option<Self> {
+    pub(crate) fn start(domain: u16) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".venv/bin/python");
         let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
@@ -55,12 +55,12 @@ impl Peer {
         Some(Self { child, commands, lines: lines(output) })
     }
 
-    pub fn tell(&mut self, command: &Value) {
+    pub(crate) fn tell(&mut self, command: &Value) {
         writeln!(self.commands, "{command}").unwrap();
     }
 
     /// The next line that `is_it` likes, among those that come in time.
-    pub fn wait(&self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
+    pub(crate) fn wait(&self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -74,12 +74,12 @@ impl Peer {
     }
 
     /// Does the command and waits for its answer.
-    pub fn ask(&mut self, command: &Value) {
+    pub(crate) fn ask(&mut self, command: &Value) {
         self.tell(command);
         self.wait("answer", |line| line.get("done") == command.get("do"));
     }
 
-    pub fn read_status(&mut self, topic: &str) {
+    pub(crate) fn read_status(&mut self, topic: &str) {
         let (reliable, latched) = (true, true);
         let command = json!({"do": "read", "topic": topic, "type": "status", "reliable": reliable,
             "latched": latched});
@@ -88,7 +88,7 @@ impl Peer {
 
     /// Repeats the command until a line comes that `is_it` likes. Discovery ends on one side first, so
     /// what a new writer says at once may be lost.
-    pub fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
+    pub(crate) fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
         let end = Instant::now() + PATIENCE;
         let wait = Duration::from_millis(500);
         while Instant::now() < end {
@@ -114,14 +114,14 @@ impl Drop for Peer {
     }
 }
 
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     log: Receiver<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A small network with fixed random weights.
-pub fn weights(folder: &Path) -> PathBuf {
+pub(crate) fn weights(folder: &Path) -> PathBuf {
     let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
     tch::manual_seed(7);
     let path = folder.join("tiny.safetensors");
@@ -129,29 +129,34 @@ pub fn weights(folder: &Path) -> PathBuf {
     path
 }
 
-pub fn command(domain: u16) -> Command {
+pub(crate) fn command(domain: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
     command.env("ROS_DOMAIN_ID", domain.to_string()).stderr(Stdio::piped());
     command
 }
 
 impl Node {
-    pub fn start(domain: u16, ros_args: &[&str]) -> Self {
+    pub(crate) fn start(domain: u16, ros_args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let weights = format!("model.weights:={}", weights(folder.path()).display());
         let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
         let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
         let log = lines(child.stderr.take().unwrap());
-        Self { child, log, _folder: folder }
+        Self { child, log, folder }
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    /// The weights that it runs with.
+    pub(crate) fn weights(&self) -> PathBuf {
+        self.folder.path().join("tiny.safetensors")
+    }
+
     /// Its exit status and what it logged.
-    pub fn end(&mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(&mut self) -> (ExitStatus, String) {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -163,7 +168,7 @@ impl Node {
     }
 
     /// Resident memory, MB.
-    pub fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         let path = format!("/proc/{}/statm", self.child.id());
         let pages = std::fs::read_to_string(path).unwrap();
         pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_000_000
