@@ -81,8 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let pipeline = args.pipeline.open(&args.model)?;
     let job = Job { inputs, pipeline, stop: stop_on_signal()? };
     match &args.bag_out {
-        Some(path) => job.into_bag(path),
-        None => job.into_folder(args),
+        Some(path) => job.write_bag(path),
+        None => job.write_folder(args),
     }
 }
 
@@ -94,7 +94,7 @@ struct Job {
 }
 
 impl Job {
-    fn into_folder(&self, args: &Args) -> Result<()> {
+    fn write_folder(&self, args: &Args) -> Result<()> {
         let classes = &self.pipeline.model().config().classes;
         let folder = Folder { path: &args.out, kinds: &args.write, classes };
         folder.create()?;
@@ -105,7 +105,7 @@ impl Job {
         self.all(done, &args.out)
     }
 
-    fn into_bag(&self, path: &Path) -> Result<()> {
+    fn write_bag(&self, path: &Path) -> Result<()> {
         let classes = &self.pipeline.model().config().classes;
         let mut bag = BagOut::create(path)?;
         let planes = Planes { score: true, confidence: true, probability: true, rgb: true };
