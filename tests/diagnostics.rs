@@ -1,7 +1,6 @@
 //! What the node says about itself over real DDS, read by an independent peer (Cyclone DDS).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "peers/mod.rs"]
 mod peers;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test tells what it measured")]
 
-#[path = "peers/mod.rs"]
 mod peers;
 
 use std::process::Command;

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
-#[path = "peers/mod.rs"]
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,7 +16,8 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
 {"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
-"sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding.
+"sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding; of
+a PNG these are its pixels, with "height", "width" and "channels" from the PNG.
 """
 
 import base64
@@ -24,8 +25,10 @@ import hashlib
 import json
 import os
 import select
+import struct
 import sys
 import time
+import zlib
 from dataclasses import asdict, dataclass, fields
 
 from cyclonedds.domain import DomainParticipant
@@ -293,6 +296,39 @@ def say(**line):
     print(json.dumps(line, default=vars), flush=True)
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def png(file):
+    """Height, width, channels and pixels of an 8-bit grey or RGB PNG that is not interlaced."""
+    at, packed = len(PNG), b""
+    while at < len(file):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        chunk = file[at + 8 : at + 8 + length]
+        (checksum,) = struct.unpack_from(">I", file, at + 8 + length)
+        if checksum != zlib.crc32(kind + chunk):
+            raise ValueError(f"PNG: the checksum of {kind} is wrong")
+        if kind == b"IHDR":
+            width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunk)
+            if depth != 8 or interlaced:
+                raise ValueError(f"PNG: depth {depth}, interlaced {interlaced}")
+        elif kind == b"IDAT":
+            packed += chunk
+        at += 12 + length
+    channels = {0: 1, 2: 3}[colour]
+    rows, step = zlib.decompress(packed), channels * width
+    pixels, above = bytearray(), bytes(step)
+    for start in range(0, height * (step + 1), step + 1):
+        row = bytearray(rows[start + 1 : start + 1 + step])
+        for i in range(step):
+            a, b = (row[i - channels] if i >= channels else 0), above[i]
+            c = above[i - channels] if i >= channels else 0
+            paeth = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+            row[i] = (row[i] + [0, a, b, (a + b) // 2, paeth][rows[start]]) & 255
+        pixels, above = pixels + row, row
+    return height, width, channels, bytes(pixels)
+
+
 class Peer:
     def __init__(self):
         self.participant = DomainParticipant(int(os.environ.get("ROS_DOMAIN_ID", "0")))
@@ -397,6 +433,8 @@ class Peer:
                 data = bytes(value)
                 line |= {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                 if "save" in command:
+                    if data.startswith(PNG):
+                        line["height"], line["width"], line["channels"], data = png(data)
                     self.saved += 1
                     line["file"] = os.path.join(command["save"], f"{self.saved:06}.bin")
                     with open(line["file"], "wb") as file:

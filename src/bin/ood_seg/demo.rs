@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -10,10 +11,12 @@ use ood_segmentation::config::ClassTable;
 use ood_segmentation::data::synth::{Scene, SceneConfig, Unknowns};
 use ood_segmentation::image::{Image, Limits, write_png};
 use ood_segmentation::msg::{self, CompressedImage, Stamp};
+use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, checkpoint, overlay, preprocess};
 use tch::Device;
 
 use crate::session::{self, Message, OUTPUTS, Output, STATUS, Session, quantile};
+use crate::signal::stop_on_signal;
 
 /// What the camera shows and where the pictures go.
 #[derive(clap::Args)]
@@ -32,15 +35,21 @@ pub(crate) struct Args {
     frames: u64,
     /// Windows over the picture: paper, tiles or single
     #[arg(long, default_value = "tiles")]
-    plan: String,
+    plan: Plan,
 }
 
 /// Frames per second of the drawn road.
 const RATE: f32 = 5.0;
 /// The trained demo model.
 const DEMO_MODEL: &str = "models/demo.safetensors";
-/// How long the last frame's results may take.
+/// How long a frame's results may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How far the camera may fall behind its time by waiting for the node.
+const WAITS: Duration = Duration::from_secs(60);
+/// When the first frame is sent again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// A camera that much behind its time is said to be slow.
+const LATE: Duration = Duration::from_secs(1);
 /// Range of the LLR in the heat map: what the 8 bits of ood/probability resolve.
 const HEAT: f32 = 5.0;
 
@@ -70,9 +79,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => drawn(args.frames)?,
     };
     println!("starting the node and playing {count} frames to it over DDS");
+    let stop = stop_on_signal()?;
     let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
     let mut demo = Demo::new(session, classes, &args.out, count);
-    demo.play(shots)?;
+    demo.play(shots, &stop)?;
+    if stop.load(Ordering::Relaxed) {
+        println!("interrupted");
+    }
     demo.end()
 }
 
@@ -173,7 +186,10 @@ struct Demo<'a> {
     drawn: usize,
     refused: BTreeMap<String, usize>,
     last: Option<Stamp>,
+    /// Nothing of the last frame sent is awaited.
     finished: bool,
+    /// Of the last frame sent: when it was due, and when it was sent.
+    played: (Duration, Duration),
 }
 
 impl<'a> Demo<'a> {
@@ -189,30 +205,61 @@ impl<'a> Demo<'a> {
             drawn: 0,
             refused: BTreeMap::new(),
             last: None,
-            finished: false,
+            finished: true,
+            played: Default::default(),
         }
     }
 
-    /// Sends every picture when it is due and takes what comes back in between.
-    fn play(&mut self, shots: Shots) -> Result<()> {
+    /// Sends every picture when it is due, and not before the node is done with the last one, so that
+    /// every picture is shown; a computer so slow that a minute is lost this way misses some then.
+    fn play(&mut self, shots: Shots, stop: &AtomicBool) -> Result<()> {
         let start = Instant::now();
         for shot in shots {
-            let shot = shot?;
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let shot = match shot {
+                Err(Error::Frame(reject)) => {
+                    *self.refused.entry(reject.to_string()).or_default() += 1;
+                    continue;
+                }
+                shot => shot?,
+            };
             self.collect_until(start + shot.at, false)?;
+            if start.elapsed() < shot.at + WAITS {
+                self.await_last()?;
+            }
             self.session.send(&shot.picture)?;
             self.sent += 1;
             self.last = Some(shot.picture.header.stamp);
+            self.finished = false;
+            self.played = (shot.at, start.elapsed());
             let sheet = Sheet { index: self.sent, shot, planes: Default::default() };
             self.sheets.insert(sheet.shot.picture.header.stamp, sheet);
             while self.sheets.len() > 64 {
-                self.sheets.pop_first(); // frames that the node skipped
+                self.sheets.pop_first(); // frames without masks
             }
             self.bar.inc(1);
         }
-        self.collect_until(Instant::now() + PATIENCE, true)?;
+        self.await_last()?;
         // The pictures of the last frame may come after its status.
         self.collect_until(Instant::now() + Duration::from_millis(500), false)?;
         self.bar.finish();
+        Ok(())
+    }
+
+    /// Waits for the node's report on the last frame sent. Until a first report comes the frame is sent
+    /// again: discovery ends on one side first, and what is said before it ends on the other is lost.
+    fn await_last(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.finished && Instant::now() < deadline {
+            self.collect_until(deadline.min(Instant::now() + AGAIN), true)?;
+            if self.seen[STATUS].is_empty()
+                && let Some(sheet) = self.sheets.values().next()
+            {
+                self.session.send(&sheet.shot.picture)?;
+            }
+        }
         Ok(())
     }
 
@@ -229,7 +276,7 @@ impl<'a> Demo<'a> {
         self.seen[output.topic].push((output.received, latency));
         match output.message {
             Message::Status(status) => {
-                self.finished = Some(output.stamp) == self.last;
+                self.finished |= Some(output.stamp) == self.last;
                 if !status.reason.is_empty() {
                     *self.refused.entry(status.reason).or_default() += 1;
                 }
@@ -270,7 +317,7 @@ impl<'a> Demo<'a> {
 
     /// Ends the node and prints the table.
     fn end(self) -> Result<()> {
-        let Self { session, seen, sent, drawn, refused, out, .. } = self;
+        let Self { session, seen, sent, drawn, refused, out, played: (due, took), .. } = self;
         session.finish()?;
         println!("\n{:32} {:>8} {:>8}   latency ms p50 / p99", "topic", "messages", "rate Hz");
         for ((name, ..), seen) in OUTPUTS.iter().zip(&seen) {
@@ -287,10 +334,14 @@ impl<'a> Demo<'a> {
             let problem = format!("{sent} frames were sent and no masks came back");
             return Err(session::failed(&problem));
         }
-        println!(
-            "\n{sent} frames sent, {drawn} shown in {} (the newest frame wins)",
-            out.display()
-        );
+        println!("\n{sent} frames sent, {drawn} shown in {}", out.display());
+        if took > due + LATE {
+            println!(
+                "this computer is slower than the camera, which waited for it: {:.1} s took {:.1} s",
+                due.as_secs_f64(),
+                took.as_secs_f64()
+            );
+        }
         println!("next: make demo BAG=<your bag>, or ood_seg segment --help for your own pictures");
         Ok(())
     }

@@ -11,6 +11,8 @@ const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// One picture and where it came from.
 pub(crate) struct Frame {
+    /// The file, or the bag with topic and time: what an error about it names.
+    pub(crate) source: String,
     /// Relative path of its results, without an ending.
     pub(crate) name: PathBuf,
     /// The picture.
@@ -62,24 +64,27 @@ impl Inputs {
         self.0.iter().map(frames).sum()
     }
 
-    /// Hands every picture to `each`, in the order of the arguments.
+    /// Hands every picture, or why it cannot be read, to `each`, in the order of the arguments.
     ///
     /// # Errors
-    /// The first picture that cannot be read, named, or what `each` returns.
+    /// A bag that ends early, or what `each` returns.
     pub(crate) fn for_each(
         &self,
         limits: &Limits,
-        mut each: impl FnMut(Frame) -> Result<()>,
+        mut each: impl FnMut(Result<Frame>) -> Result<()>,
     ) -> Result<()> {
         for input in &self.0 {
             match input {
                 Input::File { path, name } => {
-                    let image = Image::read_file(path, limits)?;
-                    each(Frame { name: name.clone(), image, recorded: None })?;
+                    let (source, name) = (path.display().to_string(), name.clone());
+                    let image = Image::read_file(path, limits);
+                    each(image.map(|image| Frame { source, name, image, recorded: None }))?;
                 }
                 Input::Bag { path, topics, .. } => {
                     for message in BagReader::open(path)?.messages(topics)? {
-                        each(frame(path, &message?, limits)?)?;
+                        let message = message?;
+                        let place = place(&message.topic, topics);
+                        each(frame(path, &message, place, limits))?;
                     }
                 }
             }
@@ -164,16 +169,22 @@ fn distinct(inputs: &[Input]) -> Result<()> {
     Ok(())
 }
 
-/// The picture of a bag's message, named by camera and stamp.
-fn frame(bag: &Path, message: &Message, limits: &Limits) -> Result<Frame> {
-    let image = message.image(limits).map_err(|reject| {
-        let problem = format!("{} at {} ns: {reject}", message.topic, message.log_time_ns);
-        Error::bad_file(bag, problem)
-    })?;
-    let camera = camera(&message.topic).to_string();
+/// Where the results of a topic go: its camera's place, or its own where the bag has two topics of
+/// that camera, raw and compressed, whose frames have the same stamps.
+fn place<'a>(topic: &'a str, topics: &[String]) -> &'a str {
+    let twins = topics.iter().filter(|other| camera(other) == camera(topic)).count() > 1;
+    if twins { topic } else { camera(topic) }
+}
+
+/// The picture of a bag's message, named by place and stamp.
+fn frame(bag: &Path, message: &Message, place: &str, limits: &Limits) -> Result<Frame> {
+    let source = format!("{}: {} at {} ns", bag.display(), message.topic, message.log_time_ns);
+    let image =
+        message.image(limits).map_err(|reject| Error::bad_file(&source, reject.to_string()))?;
     let stamp = image.header.stamp;
-    let name = format!("{}/{}.{:09}", camera.trim_matches('/'), stamp.sec, stamp.nanosec);
-    Ok(Frame { name: name.into(), image, recorded: Some((camera, message.log_time_ns)) })
+    let name = format!("{}/{}.{:09}", place.trim_matches('/'), stamp.sec, stamp.nanosec);
+    let recorded = Some((camera(&message.topic).to_string(), message.log_time_ns));
+    Ok(Frame { source, name: name.into(), image, recorded })
 }
 
 /// The camera's namespace: `/camera/front` of `/camera/front/image_raw/compressed`.

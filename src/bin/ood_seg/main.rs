@@ -16,6 +16,7 @@ mod prepare_coco;
 mod replay;
 mod segment;
 mod session;
+mod signal;
 mod synth;
 mod train;
 
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ood_seg: {}", error.chain());
-            ExitCode::from(2)
+            ExitCode::from(if signal::is_interruption(&error) { signal::EXIT_CODE } else { 2 })
         }
     }
 }

@@ -26,6 +26,18 @@ pub(crate) enum Kind {
     Overlay,
 }
 
+impl Kind {
+    /// What follows the picture's name in the file's.
+    pub(crate) fn ending(self) -> &'static str {
+        match self {
+            Self::Labels => "_labels.png",
+            Self::Ood => "_ood.png",
+            Self::Score => "_score.npy",
+            Self::Overlay => "_overlay.png",
+        }
+    }
+}
+
 /// Files in a folder.
 pub(crate) struct Folder<'a> {
     /// The folder.
@@ -37,6 +49,18 @@ pub(crate) struct Folder<'a> {
 }
 
 impl Folder<'_> {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// A file in its place, no permission.
+    pub(crate) fn create(&self) -> Result<()> {
+        if self.path.exists() && !self.path.is_dir() {
+            let problem = "a file, the results need a folder; name another with --out";
+            return Err(Error::bad_file(self.path, problem));
+        }
+        std::fs::create_dir_all(self.path).map_err(Error::io(self.path))
+    }
+
     /// The planes that the chosen kinds need.
     pub(crate) fn planes(&self) -> Planes {
         Planes {
@@ -55,18 +79,15 @@ impl Folder<'_> {
             self.path.join(file)
         };
         for kind in self.kinds {
+            let path = path(kind.ending());
             match kind {
-                Kind::Labels => {
-                    image::write_png(&path("_labels.png"), h, w, &prediction.classes)?;
-                }
-                Kind::Ood => image::write_png(&path("_ood.png"), h, w, &prediction.ood_mask)?,
+                Kind::Labels => image::write_png(&path, h, w, &prediction.classes)?,
+                Kind::Ood => image::write_png(&path, h, w, &prediction.ood_mask)?,
                 Kind::Score => {
-                    let score = prediction.score.as_deref().unwrap_or_default();
-                    write_npy(&path("_score.npy"), h, w, score)?;
+                    write_npy(&path, h, w, prediction.score.as_deref().unwrap_or_default())?;
                 }
                 Kind::Overlay => {
-                    let rgb = overlay_of(prediction, self.classes);
-                    image::write_png(&path("_overlay.png"), h, w, &rgb)?;
+                    image::write_png(&path, h, w, &overlay_of(prediction, self.classes))?;
                 }
             }
         }
@@ -115,7 +136,7 @@ impl BagOut {
     ) -> Result<()> {
         let Some((camera, log_time_ns)) = &frame.recorded else {
             let problem = "a picture file has no camera and no time: --bag-out takes bags only";
-            return Err(Error::bad_file(&frame.name, problem));
+            return Err(Error::bad_file(&frame.source, problem));
         };
         let score = prediction.score.iter().flatten().flat_map(|value| value.to_le_bytes());
         let planes = [

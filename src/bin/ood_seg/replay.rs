@@ -1,7 +1,6 @@
 //! `ood_seg replay`: a bag onto DDS with its recorded timing, topic names, types and QoS.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::bag::{self, BagReader, Topic};
 use ood_segmentation::ros::raw::{self, ByteOrder, Participant, Qos, RawWriter};
 use ood_segmentation::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::signal::stop_on_signal;
 
 /// Bytes that a reliable writer may hold for its readers.
 const HELD: usize = 256 << 20;
@@ -97,17 +97,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     std::thread::sleep(NAP); // the transport sends from its own thread
     print_table(&mut tracks);
     played
-}
-
-/// Set by the first SIGINT or SIGTERM; the second SIGINT ends the process.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    use signal_hook::flag;
-    let stop = Arc::new(AtomicBool::new(false));
-    let registered = flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))
-        .and_then(|_| flag::register(SIGINT, Arc::clone(&stop)))
-        .and_then(|_| flag::register(SIGTERM, Arc::clone(&stop)));
-    registered.map_err(Error::io("signal handler"))?;
-    Ok(stop)
 }
 
 /// A writer for every topic that has messages.

@@ -1,18 +1,21 @@
 //! `ood_seg segment`: the node's pipeline on images, folders and bags.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::Score;
 use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes, Prediction};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result};
 
-use crate::inputs::Inputs;
+use crate::inputs::{Frame, Inputs};
 use crate::model::ModelArgs;
 use crate::outputs::{BagOut, Folder, Kind};
+use crate::signal::{interrupted, stop_on_signal};
 
 /// What to segment, how, and where the results go.
 #[derive(clap::Args)]
@@ -93,13 +96,42 @@ impl PipelineArgs {
 }
 
 /// Segments every input with a progress bar.
+///
+/// # Errors
+/// What stops the work: an argument, the model, a place that cannot be written to; and at its end
+/// that some pictures could not be segmented.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let inputs = Inputs::find(&args.input, &args.topics)?;
     let pipeline = args.pipeline.open(&args.model)?;
-    let bar = progress(inputs.count());
-    let limits = &pipeline.config().limits;
-    let classes = &pipeline.model().config().classes;
-    if let Some(path) = &args.bag_out {
+    let job = Job { inputs, pipeline, stop: stop_on_signal()? };
+    match &args.bag_out {
+        Some(path) => job.write_bag(path),
+        None => job.write_folder(args),
+    }
+}
+
+/// What to do, until Ctrl-C.
+struct Job {
+    inputs: Inputs,
+    pipeline: Pipeline,
+    stop: Arc<AtomicBool>,
+}
+
+impl Job {
+    fn write_folder(&self, args: &Args) -> Result<()> {
+        let classes = &self.pipeline.model().config().classes;
+        let folder = Folder { path: &args.out, kinds: &args.write, classes };
+        folder.create()?;
+        let write = |frame: &Frame, prediction: &_| folder.add(&frame.name, prediction);
+        let done = self.segment(&args.out, folder.planes(), write)?;
+        let endings: Vec<_> = args.write.iter().map(|kind| kind.ending()).collect();
+        println!("{done} pictures in {}: NAME{}", args.out.display(), endings.join(", NAME"));
+        self.all(done, &args.out)
+    }
+
+    fn write_bag(&self, path: &Path) -> Result<()> {
+        let classes = &self.pipeline.model().config().classes;
+        let mut bag = BagOut::create(path)?;
         let planes = Planes {
             score: true,
             confidence: true,
@@ -107,36 +139,59 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             rgb: true,
             ..Planes::default()
         };
-        let mut bag = BagOut::create(path)?;
-        inputs.for_each(limits, |frame| {
-            let prediction = pipeline.run(&frame.image, planes)?;
-            bag.add(&frame, &prediction, classes)?;
+        let write = |frame: &_, prediction: &_| bag.add(frame, prediction, classes);
+        let done = self.segment(path, planes, write)?;
+        if done > 0 {
+            bag.finish()?;
+            println!("{done} frames in {}", path.display());
+        }
+        self.all(done, path)
+    }
+
+    /// Hands what the network says about every picture to `write`, which puts it into `place`. One
+    /// that cannot be segmented is named and the next ones are not concerned; returns how many there
+    /// were of the others.
+    fn segment(
+        &self,
+        place: &Path,
+        planes: Planes,
+        mut write: impl FnMut(&Frame, &Prediction) -> Result<()>,
+    ) -> Result<usize> {
+        let total = self.inputs.count();
+        let bar = progress(total);
+        let mut done = 0;
+        self.inputs.for_each(&self.pipeline.config().limits, |frame| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(interrupted(place, done, total));
+            }
+            let segmented = frame.and_then(|frame| {
+                let prediction = self.pipeline.run(&frame.image, planes);
+                let named = |error: Error| Error::bad_file(&frame.source, error.chain());
+                Ok((prediction.map_err(named)?, frame))
+            });
+            match segmented {
+                Ok((prediction, frame)) => {
+                    write(&frame, &prediction)?;
+                    done += 1;
+                }
+                Err(error) if total == 1 => return Err(error),
+                Err(error) => bar.suspend(|| eprintln!("ood_seg: {}", error.chain())),
+            }
             bar.inc(1);
             Ok(())
         })?;
-        bag.finish()?;
         bar.finish();
-        println!("{} frames in {}", inputs.count(), path.display());
-        return Ok(());
+        Ok(done)
     }
-    let folder = Folder { path: &args.out, kinds: &args.write, classes };
-    inputs.for_each(limits, |frame| {
-        let run = pipeline.run(&frame.image, folder.planes());
-        let prediction = run.map_err(|error| named(&frame.name, error))?;
-        folder.add(&frame.name, &prediction)?;
-        bar.inc(1);
-        Ok(())
-    })?;
-    bar.finish();
-    println!("{} pictures in {}", inputs.count(), args.out.display());
-    Ok(())
-}
 
-/// An error of one frame with the frame's name before it.
-fn named(name: &std::path::Path, error: Error) -> Error {
-    match error {
-        Error::Frame(reject) => Error::bad_file(name, reject.to_string()),
-        other => other,
+    /// An error when some pictures are not among the results in `place`.
+    fn all(&self, done: usize, place: &Path) -> Result<()> {
+        let total = self.inputs.count();
+        if done == total {
+            return Ok(());
+        }
+        let problem = format!("{done} of {total} pictures, the others could not be segmented");
+        Err(Error::bad_file(place, problem))
     }
 }
 

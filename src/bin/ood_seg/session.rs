@@ -16,6 +16,8 @@ use ood_segmentation::msg::{self, CompressedImage, FrameStatus, Stamp};
 use ood_segmentation::ros::raw::{ByteOrder, Participant, Qos, RawReader, RawWriter, Sample};
 use ood_segmentation::{Error, Result};
 
+use crate::signal::EXIT_CODE;
+
 /// The camera's namespace.
 const CAMERA: &str = "demo";
 /// Largest message that an untuned host passes on without loss, bytes.
@@ -149,11 +151,12 @@ impl Session {
     /// Ends the node as Ctrl-C does and waits for it.
     ///
     /// # Errors
-    /// A node that does not end with status 0.
+    /// A node that does not end with status 0. One that the terminal's Ctrl-C reached as well may end
+    /// with 130, as after a second one.
     pub(crate) fn finish(mut self) -> Result<()> {
         interrupt(&self.node)?;
         let status = self.node.wait().map_err(|error| failed(&error.to_string()))?;
-        if status.success() {
+        if status.success() || status.code() == Some(EXIT_CODE.into()) {
             Ok(())
         } else {
             Err(failed(&format!("the node ended with {status}")))
@@ -200,6 +203,7 @@ fn spawn(domain: u16, weights: &Path, parameters: &[String]) -> Result<Child> {
     let own = [
         format!("cameras:=[{CAMERA}]"),
         "transport:=compressed".into(),
+        "silence_ms:=0".into(), // our camera may wait for the node, and does not fall silent by fault
         format!("model.weights:={}", weights.display()),
     ];
     for parameter in own.iter().chain(parameters) {
