@@ -9,6 +9,7 @@ use ood_segmentation::bag::{BagReader, Message as BagMessage};
 use ood_segmentation::config::ClassTable;
 use ood_segmentation::data::synth::{Scene, SceneConfig, Unknowns};
 use ood_segmentation::image::{Image, Limits, write_png};
+use ood_segmentation::model::ModelConfig;
 use ood_segmentation::msg::{self, CompressedImage, Stamp};
 use ood_segmentation::{Error, Result, checkpoint, overlay, preprocess};
 use tch::Device;
@@ -64,13 +65,17 @@ struct Sheet {
 /// Plays, collects, draws, and says what happened.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let weights = weights(args)?;
-    let classes = checkpoint::read_config(&weights)?.classes;
+    let ModelConfig { classes, calibration, .. } = checkpoint::read_config(&weights)?;
+    let threshold = calibration.map_or(0.0, |calibration| calibration.ood_threshold);
     let (count, shots) = match &args.bag {
         Some(bag) => from_bag(bag)?,
         None => drawn(args.frames)?,
     };
     println!("starting the node and playing {count} frames to it over DDS");
-    let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
+    let session = Session::start(
+        &weights,
+        &[format!("plan:={}", args.plan), format!("ood_threshold:={threshold:?}")],
+    )?;
     let mut demo = Demo::new(session, classes, &args.out, count);
     demo.play(shots)?;
     demo.end()
