@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ood_segmentation::config::{TrainBackboneConfig, TrainSegmentorConfig, TrainUemConfig};
@@ -21,6 +22,14 @@ use ood_segmentation::train::run::{Outcome, Plan, Watch};
 use ood_segmentation::train::{Stage, backbone, segmentor, uem};
 use ood_segmentation::{Result, checkpoint};
 use tch::Device;
+
+/// Networks are drawn from libtorch's generator, which all tests share: one at a time.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+fn alone<T>(draw: impl FnOnce() -> T) -> T {
+    let _guard = GENERATOR.lock().unwrap();
+    draw()
+}
 
 /// A data set of 6 street pictures of 150x290 px and 4 pictures to paste from, a backbone of random
 /// weights, and configurations that take a few small steps.
@@ -53,7 +62,7 @@ impl World {
             write_png(&image, 60, 80, &picture.rgb).unwrap();
             write_png(&masks.join(format!("{id}.png")), 60, 80, &picture.labels).unwrap();
         }
-        let random = checkpoint::init("tiny", "d", 9).unwrap();
+        let random = alone(|| checkpoint::init("tiny", "d", 9).unwrap());
         checkpoint::save_backbone(&random, &root.join("backbone.safetensors")).unwrap();
         Self { folder }
     }
@@ -114,7 +123,8 @@ impl World {
     fn uem(&self, out: &str, head: &str, frozen_norm: bool) -> TrainUemConfig {
         let segmentor = self.path("segmentor.safetensors");
         if !segmentor.exists() {
-            checkpoint::save(&checkpoint::init("tiny", "d", 5).unwrap(), &segmentor).unwrap();
+            let random = alone(|| checkpoint::init("tiny", "d", 5).unwrap());
+            checkpoint::save(&random, &segmentor).unwrap();
         }
         let out = self.path(out);
         let changes = [
@@ -149,20 +159,25 @@ fn run(
 }
 
 fn train_backbone(config: &TrainBackboneConfig, stop_after: usize) -> Result<Outcome> {
-    let (mut stage, plan, validation) = backbone::prepare(config, Device::Cpu)?;
+    let (mut stage, plan, validation) = alone(|| backbone::prepare(config, Device::Cpu))?;
     let outcome = run(&plan, &mut stage, stop_after, |model| validation.mean_iou(model))?;
     checkpoint::save_backbone(&stage.model, &config.run.out.join("backbone.safetensors"))?;
     Ok(outcome)
 }
 
 fn train_segmentor(config: &TrainSegmentorConfig, stop_after: usize) -> Result<Outcome> {
-    let (mut stage, plan, frames) = segmentor::prepare(config, Device::Cpu)?;
+    let (mut stage, plan, frames) = alone(|| segmentor::prepare(config, Device::Cpu))?;
     run(&plan, &mut stage, stop_after, |model| segmentor::mean_iou(model, &frames))
 }
 
 fn train_uem(config: &TrainUemConfig, stop_after: usize) -> Result<Outcome> {
-    let (mut stage, plan, validation) = uem::prepare(config, Device::Cpu)?;
+    let (mut stage, plan, validation) = alone(|| uem::prepare(config, Device::Cpu))?;
     run(&plan, &mut stage, stop_after, |model| validation.average_precision(model))
+}
+
+/// A network that a run wrote.
+fn load(path: &Path) -> Model {
+    alone(|| checkpoint::load(path, Device::Cpu, Precision::F32).unwrap())
 }
 
 /// The tensors of a file, as bytes.
@@ -189,12 +204,8 @@ fn a_run_stopped_and_resumed_is_the_run_that_was_not_to_the_last_bit() {
         }
         let log = std::fs::read_to_string(world.path(&parts).join("log.csv")).unwrap();
         assert_eq!(log.lines().count(), 5);
-        let trained = checkpoint::load(
-            &world.path(&parts).join("last.safetensors"),
-            Device::Cpu,
-            Precision::F32,
-        );
-        assert_eq!(trained.unwrap().config().source.tool, "train-segmentor");
+        let trained = load(&world.path(&parts).join("last.safetensors"));
+        assert_eq!(trained.config().source.tool, "train-segmentor");
     }
     let other = train_segmentor(&world.segmentor("gmm/whole", "gmm", 5), 0).unwrap_err().chain();
     assert!(other.contains(r#"max_steps": 4"#) && other.contains(r#"max_steps": 5"#), "{other}");
@@ -253,5 +264,5 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_leaves_the_last_state() {
     // Step 1 has lr 0, step 2 throws the weights to 1e30, step 3 computes what is not a number.
     let state = tensors(&world.path("nan/state.safetensors"));
     assert!(state.keys().any(|name| name.starts_with("first.")));
-    checkpoint::load(&world.path("nan/last.safetensors"), Device::Cpu, Precision::F32).unwrap();
+    load(&world.path("nan/last.safetensors"));
 }
