@@ -229,9 +229,9 @@ mod tests {
         let before = copies(&stage.model);
         // Left half dark and of class 3, right half bright and of class 11; the last row is ignored.
         let labels = Tensor::full([2, 28, 42], 3, (Kind::Int64, Device::Cpu));
-        let _ = labels.narrow(2, 21, 21).fill_(11);
+        drop(labels.narrow(2, 21, 21).fill_(11));
         let images = (labels.unsqueeze(1).to_kind(Kind::Float) / 4.0 - 1.5).repeat([1, 3, 1, 1]);
-        let _ = labels.narrow(1, 27, 1).fill_(255);
+        drop(labels.narrow(1, 27, 1).fill_(255));
         let losses: Vec<f64> =
             (0..30).map(|_| stage.step(&images, &labels, 1e-3).unwrap()).collect();
         assert!(losses[29] < 0.3 * losses[0], "{losses:?}");
