@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Frames of the drawn road
     #[arg(long, default_value_t = 30)]
     frames: u64,
+    /// Which road is drawn
+    #[arg(long, default_value_t = 44)]
+    seed: u64,
     /// Windows over the picture: paper, tiles or single
     #[arg(long, default_value = "tiles")]
     plan: String,
@@ -42,7 +45,7 @@ const RATE: f32 = 5.0;
 const DEMO_MODEL: &str = "models/demo.safetensors";
 /// How long the last frame's results may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Range of the LLR in the heat map: what the 8 bits of ood/probability resolve.
+/// Range of the heat map about the threshold; the 8 bits of ood/probability resolve an LLR of -5 to 5.
 const HEAT: f32 = 5.0;
 
 /// One picture of the camera.
@@ -69,14 +72,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let threshold = calibration.map_or(0.0, |calibration| calibration.ood_threshold);
     let (count, shots) = match &args.bag {
         Some(bag) => from_bag(bag)?,
-        None => drawn(args.frames)?,
+        None => drawn(args.seed, args.frames)?,
     };
     println!("starting the node and playing {count} frames to it over DDS");
     let session = Session::start(
         &weights,
         &[format!("plan:={}", args.plan), format!("ood_threshold:={threshold:?}")],
     )?;
-    let mut demo = Demo::new(session, classes, &args.out, count);
+    let mut demo = Demo::new(session, (classes, threshold), &args.out, count);
     demo.play(shots)?;
     demo.end()
 }
@@ -100,9 +103,9 @@ fn weights(args: &Args) -> Result<PathBuf> {
 type Shots = Box<dyn Iterator<Item = Result<Shot>>>;
 
 /// A drive along the drawn road, past obstacles that belong to no class.
-fn drawn(frames: u64) -> Result<(usize, Shots)> {
+fn drawn(seed: u64, frames: u64) -> Result<(usize, Shots)> {
     let config = SceneConfig { fps: RATE, unknowns: Unknowns::Along, ..SceneConfig::default() };
-    let scene = Scene::new(44, &config)?;
+    let scene = Scene::new(seed, &config)?;
     let shot = move |frame: u64| {
         let drawn = scene.render(frame);
         let at = Duration::from_nanos(drawn.stamp_ns);
@@ -169,6 +172,7 @@ fn recorded(message: &BagMessage, at: Duration) -> Result<Shot> {
 struct Demo<'a> {
     session: Session,
     classes: ClassTable,
+    threshold: f32,
     out: &'a Path,
     bar: ProgressBar,
     sheets: BTreeMap<Stamp, Sheet>,
@@ -182,10 +186,16 @@ struct Demo<'a> {
 }
 
 impl<'a> Demo<'a> {
-    fn new(session: Session, classes: ClassTable, out: &'a Path, count: usize) -> Self {
+    fn new(
+        session: Session,
+        (classes, threshold): (ClassTable, f32),
+        out: &'a Path,
+        count: usize,
+    ) -> Self {
         Self {
             session,
             classes,
+            threshold,
             out,
             bar: crate::segment::progress(count),
             sheets: BTreeMap::new(),
@@ -261,11 +271,11 @@ impl<'a> Demo<'a> {
     fn draw(&self, sheet: &Sheet) -> Result<()> {
         let [classes, mask, probability] =
             sheet.planes.each_ref().map(|plane| plane.as_deref().unwrap_or_default());
-        let llr: Vec<f32> = probability.iter().map(|&p| logit(p)).collect();
+        let llr: Vec<f32> = probability.iter().map(|&p| logit(p) - self.threshold).collect();
         let tiles = [
             ("camera", sheet.shot.rgb.as_slice()),
             ("classes", &overlay::colours(classes, &self.classes)),
-            ("LLR (-5 to +5, grey = 0)", &overlay::heat(&llr, HEAT)),
+            ("LLR, grey at the threshold, +-5", &overlay::heat(&llr, HEAT)),
             ("OoD mask", &overlay::grey(mask)),
         ];
         let (height, width, panel) = overlay::panel(sheet.shot.width, tiles);
