@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 30)]
     frames: u64,
     /// Which road is drawn
-    #[arg(long, default_value_t = 44)]
+    #[arg(long, default_value_t = 7)]
     seed: u64,
     /// Windows over the picture: paper, tiles or single
     #[arg(long, default_value = "tiles")]
