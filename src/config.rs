@@ -63,6 +63,26 @@ impl ClassTable {
     }
 }
 
+/// `config/demo/backbone.yaml`: a small backbone from random weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainBackboneConfig {
+    /// Where, how often, how many at a time.
+    pub run: RunConfig,
+    /// The network.
+    pub model: BackboneTrainConfig,
+    /// The pictures.
+    pub data: StreetConfig,
+    /// What is done to them.
+    pub augment: AugmentConfig,
+    /// The loss.
+    pub loss: BackboneLossConfig,
+    /// AdamW.
+    pub optimizer: AdamWConfig,
+    /// The learning rate.
+    pub schedule: ScheduleConfig,
+}
+
 /// `config/train_segmentor.yaml`: stage 1, the decoder and the inlier head on a frozen backbone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,11 +169,19 @@ impl HeadKind {
     }
 }
 
+/// The network of the pre-training.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneTrainConfig {
+    /// `demo`, or one of the other architectures.
+    pub architecture: String,
+}
+
 /// The network of stage 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentorConfig {
-    /// `vits14`, `vitb14`, `vitl14`, `vitg14`, each also with `_reg`, or `tiny`.
+    /// `vits14`, `vitb14`, `vitl14`, `vitg14`, each also with `_reg`, or `demo`, `tiny`.
     pub architecture: String,
     /// The inlier head.
     pub head: HeadKind,
@@ -217,6 +245,14 @@ pub struct AugmentConfig {
     pub colour_jitter: f64,
 }
 
+/// The loss of the pre-training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneLossConfig {
+    /// Weight of the pixels' squared error beside the classes' cross-entropy.
+    pub reconstruction: f64,
+}
+
 /// The loss of stage 2.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +303,23 @@ pub struct EmConfig {
     pub gamma_mean: f64,
     /// Weight of the contrastive loss.
     pub contrast_weight: f64,
+}
+
+impl TrainBackboneConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Yaml`] with the key, or [`Error::Setting`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let config: Self = read(path)?;
+        config.run.validate()?;
+        config.augment.validate()?;
+        config.schedule.validate()?;
+        config.optimizer.validate()?;
+        let weight = config.loss.reconstruction;
+        require(weight.is_finite() && weight >= 0.0, "loss.reconstruction", &weight, "0 or more")?;
+        Ok(config)
+    }
 }
 
 impl TrainSegmentorConfig {
@@ -416,6 +469,17 @@ mod tests {
 
     #[test]
     fn the_shipped_training_files_have_every_key_and_no_other() {
+        let backbone = shipped("demo/backbone.yaml");
+        let written =
+            serde_yaml::to_string(&TrainBackboneConfig::load(&backbone).unwrap()).unwrap();
+        assert_eq!(keys(&written), keys(&std::fs::read_to_string(backbone).unwrap()));
+        for demo in ["demo/segmentor.yaml", "demo/uem.yaml"] {
+            let text = std::fs::read_to_string(shipped(demo)).unwrap();
+            let whole = format!("train_{}", demo.trim_start_matches("demo/"));
+            assert_eq!(keys(&text), keys(&std::fs::read_to_string(shipped(&whole)).unwrap()));
+        }
+        TrainSegmentorConfig::load(&shipped("demo/segmentor.yaml")).unwrap();
+        TrainUemConfig::load(&shipped("demo/uem.yaml")).unwrap();
         let (stage_1, stage_2) = (shipped("train_segmentor.yaml"), shipped("train_uem.yaml"));
         let written =
             serde_yaml::to_string(&TrainSegmentorConfig::load(&stage_1).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Both stages from a configuration file to weights on disk, on a small drawn data set.
+//! Pre-training and both stages from a configuration file to weights on disk, on a small drawn data set.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,17 +10,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ood_segmentation::config::{TrainSegmentorConfig, TrainUemConfig};
+use ood_segmentation::config::{TrainBackboneConfig, TrainSegmentorConfig, TrainUemConfig};
 use ood_segmentation::data::synth::{Scene, SceneConfig, paste_picture, scene_seed};
 use ood_segmentation::image::write_png;
 use ood_segmentation::model::{Model, Precision};
 use ood_segmentation::train::log::Row;
 use ood_segmentation::train::run::{Outcome, Plan, Watch};
-use ood_segmentation::train::{Stage, segmentor, uem};
+use ood_segmentation::train::{Stage, backbone, segmentor, uem};
 use ood_segmentation::{Result, checkpoint};
 use tch::Device;
+
+/// Networks are drawn from libtorch's generator, which all tests share: one at a time.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+fn alone<T>(draw: impl FnOnce() -> T) -> T {
+    let _guard = GENERATOR.lock().unwrap();
+    draw()
+}
 
 /// A data set of 6 street pictures of 150x290 px and 4 pictures to paste from, a backbone of random
 /// weights, and configurations that take a few small steps.
@@ -53,7 +62,7 @@ impl World {
             write_png(&image, 60, 80, &picture.rgb).unwrap();
             write_png(&masks.join(format!("{id}.png")), 60, 80, &picture.labels).unwrap();
         }
-        let random = checkpoint::init("tiny", "d", 9).unwrap();
+        let random = alone(|| checkpoint::init("tiny", "d", 9).unwrap());
         checkpoint::save_backbone(&random, &root.join("backbone.safetensors")).unwrap();
         Self { folder }
     }
@@ -68,7 +77,7 @@ impl World {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(shipped),
         );
         let mut config: serde_json::Value = serde_yaml::from_str(&text.unwrap()).unwrap();
-        let small: [(&str, serde_json::Value); 11] = [
+        let small: [(&str, serde_json::Value); 9] = [
             ("run.batch_size", 2.into()),
             ("run.checkpoint_every_steps", 1.into()),
             ("run.validate_every_steps", 2.into()),
@@ -78,10 +87,10 @@ impl World {
             ("augment.crop", [126, 266].as_slice().into()),
             ("schedule.warmup_steps", 1.into()),
             ("schedule.max_steps", 4.into()),
-            ("em.memory_size", 30.into()),
-            ("em.max_sample_size", 10.into()),
         ];
-        for (key, value) in small.iter().chain(changes) {
+        let em = [("em.memory_size", 30.into()), ("em.max_sample_size", 10.into())];
+        let em: &[_] = if config.get("em").is_some() { &em } else { &[] };
+        for (key, value) in small.iter().chain(em).chain(changes) {
             let (section, key) = key.split_once('.').unwrap();
             assert!(config[section].get(key).is_some(), "no {section}.{key} in {shipped}");
             config[section][key] = value.clone();
@@ -90,6 +99,13 @@ impl World {
             .path(&format!("{}.yaml", config["run"]["out"].as_str().unwrap().replace('/', "_")));
         std::fs::write(&path, serde_yaml::to_string(&config).unwrap()).unwrap();
         path
+    }
+
+    fn backbone(&self, out: &str) -> TrainBackboneConfig {
+        let out = self.path(out);
+        let changes =
+            [("run.out", out.to_str().unwrap().into()), ("model.architecture", "tiny".into())];
+        TrainBackboneConfig::load(&self.config("demo/backbone.yaml", &changes)).unwrap()
     }
 
     fn segmentor(&self, out: &str, head: &str, max_steps: u64) -> TrainSegmentorConfig {
@@ -107,7 +123,8 @@ impl World {
     fn uem(&self, out: &str, head: &str, frozen_norm: bool) -> TrainUemConfig {
         let segmentor = self.path("segmentor.safetensors");
         if !segmentor.exists() {
-            checkpoint::save(&checkpoint::init("tiny", "d", 5).unwrap(), &segmentor).unwrap();
+            let random = alone(|| checkpoint::init("tiny", "d", 5).unwrap());
+            checkpoint::save(&random, &segmentor).unwrap();
         }
         let out = self.path(out);
         let changes = [
@@ -141,14 +158,26 @@ fn run(
     plan.run(stage, true, &mut Watch { stop: &stop, validate: &mut validate, report: &mut report })
 }
 
+fn train_backbone(config: &TrainBackboneConfig, stop_after: usize) -> Result<Outcome> {
+    let (mut stage, plan, validation) = alone(|| backbone::prepare(config, Device::Cpu))?;
+    let outcome = run(&plan, &mut stage, stop_after, |model| validation.mean_iou(model))?;
+    checkpoint::save_backbone(&stage.model, &config.run.out.join("backbone.safetensors"))?;
+    Ok(outcome)
+}
+
 fn train_segmentor(config: &TrainSegmentorConfig, stop_after: usize) -> Result<Outcome> {
-    let (mut stage, plan, frames) = segmentor::prepare(config, Device::Cpu)?;
+    let (mut stage, plan, frames) = alone(|| segmentor::prepare(config, Device::Cpu))?;
     run(&plan, &mut stage, stop_after, |model| segmentor::mean_iou(model, &frames))
 }
 
 fn train_uem(config: &TrainUemConfig, stop_after: usize) -> Result<Outcome> {
-    let (mut stage, plan, validation) = uem::prepare(config, Device::Cpu)?;
+    let (mut stage, plan, validation) = alone(|| uem::prepare(config, Device::Cpu))?;
     run(&plan, &mut stage, stop_after, |model| validation.average_precision(model))
+}
+
+/// A network that a run wrote.
+fn load(path: &Path) -> Model {
+    alone(|| checkpoint::load(path, Device::Cpu, Precision::F32).unwrap())
 }
 
 /// The tensors of a file, as bytes.
@@ -175,15 +204,33 @@ fn a_run_stopped_and_resumed_is_the_run_that_was_not_to_the_last_bit() {
         }
         let log = std::fs::read_to_string(world.path(&parts).join("log.csv")).unwrap();
         assert_eq!(log.lines().count(), 5);
-        let trained = checkpoint::load(
-            &world.path(&parts).join("last.safetensors"),
-            Device::Cpu,
-            Precision::F32,
-        );
-        assert_eq!(trained.unwrap().config().source.tool, "train-segmentor");
+        let trained = load(&world.path(&parts).join("last.safetensors"));
+        assert_eq!(trained.config().source.tool, "train-segmentor");
     }
     let other = train_segmentor(&world.segmentor("gmm/whole", "gmm", 5), 0).unwrap_err().chain();
     assert!(other.contains(r#"max_steps": 4"#) && other.contains(r#"max_steps": 5"#), "{other}");
+}
+
+#[test]
+fn a_backbone_of_a_run_stopped_and_resumed_is_that_of_the_run_that_was_not_and_stage_1_takes_it() {
+    let world = World::new();
+    let done = train_backbone(&world.backbone("whole"), 0).unwrap();
+    assert!(done.best.is_some_and(|miou| (0.0..=1.0).contains(&miou)), "{done:?}");
+    // Stopped after a validation, whose position embedding must not outlive it.
+    assert!(train_backbone(&world.backbone("parts"), 3).unwrap().stopped);
+    assert_eq!(train_backbone(&world.backbone("parts"), 0).unwrap(), done);
+    for file in ["state.safetensors", "last.safetensors", "backbone.safetensors"] {
+        let of = |run: &str| tensors(&world.path(run).join(file));
+        assert!(of("whole") == of("parts"), "{file}");
+    }
+    let random = tensors(&world.path("backbone.safetensors"));
+    let trained = tensors(&world.path("whole/backbone.safetensors"));
+    assert!(trained.keys().eq(random.keys()));
+    let mut config = world.segmentor("on_top", "linear", 1);
+    config.model.backbone = world.path("whole/backbone.safetensors");
+    train_segmentor(&config, 0).unwrap();
+    let segmentor = tensors(&world.path("on_top/last.safetensors"));
+    assert!(trained.iter().all(|(name, values)| segmentor[name] == *values));
 }
 
 #[test]
@@ -217,5 +264,5 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_leaves_the_last_state() {
     // Step 1 has lr 0, step 2 throws the weights to 1e30, step 3 computes what is not a number.
     let state = tensors(&world.path("nan/state.safetensors"));
     assert!(state.keys().any(|name| name.starts_with("first.")));
-    checkpoint::load(&world.path("nan/last.safetensors"), Device::Cpu, Precision::F32).unwrap();
+    load(&world.path("nan/last.safetensors"));
 }

@@ -210,7 +210,7 @@ pub struct UemConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `init` (random), `convert`, `train-segmentor` or `train-uem`.
+    /// `init` (random), `convert`, `train-backbone`, `train-segmentor` or `train-uem`.
     pub tool: String,
     /// The files read, without folders, or the seed.
     pub from: Vec<SourceFile>,
@@ -276,7 +276,7 @@ impl BackboneConfig {
     pub fn architecture(&self) -> String {
         let sizes = ["vits14", "vitb14", "vitl14", "vitg14"];
         let names = sizes.iter().flat_map(|size| [size.to_string(), format!("{size}_reg")]);
-        let mut names = names.chain(["tiny".into()]).filter(|name| {
+        let mut names = names.chain(["demo".into(), "tiny".into()]).filter(|name| {
             Self::named(name).is_some_and(|named| Self { taps: self.taps, ..named } == *self)
         });
         names.next().unwrap_or("custom".into())
@@ -286,6 +286,7 @@ impl BackboneConfig {
     pub fn usual_taps(depth: i64) -> Option<[i64; 4]> {
         match depth {
             4 => Some([0, 1, 2, 3]),
+            6 => Some([1, 2, 4, 5]),
             12 => Some([1, 4, 8, 11]),
             // The same shares of the depth.
             24 => Some([3, 9, 17, 23]),
@@ -294,15 +295,16 @@ impl BackboneConfig {
         }
     }
 
-    /// A published size by name, `vits14` to `vitg14` with or without `_reg`, or `tiny`.
+    /// A published size by name, `vits14` to `vitg14` with or without `_reg`, or `demo` or `tiny`.
     fn named(arch: &str) -> Option<Self> {
         let size = arch.strip_suffix("_reg").unwrap_or(arch);
-        let registers = arch != size || size == "tiny";
+        let registers = arch != size || matches!(size, "demo" | "tiny");
         let (embed_dim, depth, num_heads) = match size {
             "vits14" => (384, 12, 6),
             "vitb14" => (768, 12, 12),
             "vitl14" => (1024, 24, 16),
             "vitg14" => (1536, 40, 24),
+            "demo" => (128, 6, 4),
             "tiny" => (96, 4, 3),
             _ => return None,
         };
@@ -312,7 +314,11 @@ impl BackboneConfig {
             num_heads,
             patch_size: 14,
             num_register_tokens: if registers { 4 } else { 0 },
-            pos_grid: if size == "tiny" { 10 } else { 37 },
+            pos_grid: match size {
+                "demo" => 20,
+                "tiny" => 10,
+                _ => 37,
+            },
             pos_embed: if registers { PosEmbed::Antialias } else { PosEmbed::Offset },
             ffn: if size == "vitg14" { Ffn::Swiglu } else { Ffn::Mlp },
             taps: Self::usual_taps(depth)?,
@@ -332,13 +338,13 @@ impl ModelConfig {
         }
     }
 
-    /// The shape of a published architecture, or of `tiny`, with the paper's decoder and heads.
+    /// The shape of a published architecture, or of `demo` or `tiny`, with the paper's decoder and heads.
     ///
     /// # Errors
     /// A name that is not in the list.
     pub fn named(arch: &str, variant: &str, classes: ClassTable) -> Result<Self> {
         let backbone = BackboneConfig::named(arch).ok_or_else(|| {
-            let allowed = "vits14, vitb14, vitl14, vitg14, each also with _reg, or tiny";
+            let allowed = "vits14, vitb14, vitl14, vitg14, each also with _reg, or demo, tiny";
             Error::setting("arch", arch, allowed)
         })?;
         let head = |letter, classes, components| match letter {
@@ -351,9 +357,12 @@ impl ModelConfig {
             Some((inlier, outlier)) => (inlier, Some(outlier)),
             None => (variant, None),
         };
-        let tiny = arch == "tiny";
-        let (channels, mlp_hidden) = if tiny { (32, 64) } else { (256, 512) };
-        let uem = |head| UemConfig { hidden: if tiny { 64 } else { 512 }, channels, head };
+        let (channels, mlp_hidden, hidden, window) = match arch {
+            "demo" => (48, 128, 256, [196, 350]),
+            "tiny" => (32, 64, 64, [140, 280]),
+            _ => (256, 512, 512, [518, 1036]),
+        };
+        let uem = |head| UemConfig { hidden, channels, head };
         let num_classes = i64::try_from(classes.0.len()).unwrap_or(i64::MAX);
         let config = Self {
             format: Self::FORMAT,
@@ -362,7 +371,7 @@ impl ModelConfig {
             decoder: DecoderConfig { channels, mlp_hidden },
             head: head(inlier, num_classes, 5).ok_or_else(unknown)?,
             uem: outlier.map(|o| head(o, 2, 5).map(uem).ok_or_else(unknown)).transpose()?,
-            window: if tiny { [140, 280] } else { [518, 1036] },
+            window,
             classes,
             source: Source { tool: String::new(), from: Vec::new() },
             sha256: String::new(),

@@ -1,11 +1,12 @@
-//! Both training stages on the model that the node runs.
+//! Training of the model that the node runs.
 //!
-//! Stage 1 ([`segmentor`]) trains decoder and inlier head on a frozen backbone, stage 2 ([`uem`]) the
+//! A small backbone can be pre-trained here ([`backbone`]), the published ones are converted. Stage 1 ([`segmentor`]) trains decoder and inlier head on a frozen backbone, stage 2 ([`uem`]) the
 //! UEM on a frozen segmentor. What only training needs lives here: the Gaussians' memory ([`gmm`]),
 //! the optimiser's moments, augmentation, outlier mixing. Sample `i` of a run depends on the seed and
 //! on `i` alone, so a run that resumes at a step needs no generator's state to go on exactly.
 
 pub mod augment;
+pub mod backbone;
 pub mod gmm;
 pub mod loader;
 pub mod log;

@@ -10,6 +10,7 @@ use ood_segmentation::bag::{BagReader, Message as BagMessage};
 use ood_segmentation::config::ClassTable;
 use ood_segmentation::data::synth::{Scene, SceneConfig, Unknowns};
 use ood_segmentation::image::{Image, Limits, write_png};
+use ood_segmentation::model::ModelConfig;
 use ood_segmentation::msg::{self, CompressedImage, Stamp};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result, checkpoint, overlay, preprocess};
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Frames of the drawn road
     #[arg(long, default_value_t = 30)]
     frames: u64,
+    /// Which road is drawn
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
     /// Windows over the picture: paper, tiles or single
     #[arg(long, default_value = "tiles")]
     plan: Plan,
@@ -50,7 +54,7 @@ const WAITS: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(2);
 /// A camera that much behind its time is said to be slow.
 const LATE: Duration = Duration::from_secs(1);
-/// Range of the LLR in the heat map: what the 8 bits of ood/probability resolve.
+/// Range of the heat map about the threshold; the 8 bits of ood/probability resolve an LLR of -5 to 5.
 const HEAT: f32 = 5.0;
 
 /// One picture of the camera.
@@ -73,15 +77,17 @@ struct Sheet {
 /// Plays, collects, draws, and says what happened.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let weights = weights(args)?;
-    let classes = checkpoint::read_config(&weights)?.classes;
+    let ModelConfig { classes, calibration, .. } = checkpoint::read_config(&weights)?;
+    let threshold = calibration.map_or(0.0, |calibration| calibration.ood_threshold);
     let (count, shots) = match &args.bag {
         Some(bag) => from_bag(bag)?,
-        None => drawn(args.frames)?,
+        None => drawn(args.seed, args.frames)?,
     };
     println!("starting the node and playing {count} frames to it over DDS");
     let stop = stop_on_signal()?;
-    let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
-    let mut demo = Demo::new(session, classes, &args.out, count);
+    let parameters = [format!("plan:={}", args.plan), format!("ood_threshold:={threshold:?}")];
+    let session = Session::start(&weights, &parameters)?;
+    let mut demo = Demo::new(session, (classes, threshold), &args.out, count);
     demo.play(shots, &stop)?;
     if stop.load(Ordering::Relaxed) {
         println!("interrupted");
@@ -108,9 +114,9 @@ fn weights(args: &Args) -> Result<PathBuf> {
 type Shots = Box<dyn Iterator<Item = Result<Shot>>>;
 
 /// A drive along the drawn road, past obstacles that belong to no class.
-fn drawn(frames: u64) -> Result<(usize, Shots)> {
+fn drawn(seed: u64, frames: u64) -> Result<(usize, Shots)> {
     let config = SceneConfig { fps: RATE, unknowns: Unknowns::Along, ..SceneConfig::default() };
-    let scene = Scene::new(44, &config)?;
+    let scene = Scene::new(seed, &config)?;
     let shot = move |frame: u64| {
         let drawn = scene.render(frame);
         let at = Duration::from_nanos(drawn.stamp_ns);
@@ -177,6 +183,7 @@ fn recorded(message: &BagMessage, at: Duration) -> Result<Shot> {
 struct Demo<'a> {
     session: Session,
     classes: ClassTable,
+    threshold: f32,
     out: &'a Path,
     bar: ProgressBar,
     sheets: BTreeMap<Stamp, Sheet>,
@@ -193,10 +200,16 @@ struct Demo<'a> {
 }
 
 impl<'a> Demo<'a> {
-    fn new(session: Session, classes: ClassTable, out: &'a Path, count: usize) -> Self {
+    fn new(
+        session: Session,
+        (classes, threshold): (ClassTable, f32),
+        out: &'a Path,
+        count: usize,
+    ) -> Self {
         Self {
             session,
             classes,
+            threshold,
             out,
             bar: crate::segment::progress(count),
             sheets: BTreeMap::new(),
@@ -303,11 +316,11 @@ impl<'a> Demo<'a> {
     fn draw(&self, sheet: &Sheet) -> Result<()> {
         let [classes, mask, probability] =
             sheet.planes.each_ref().map(|plane| plane.as_deref().unwrap_or_default());
-        let llr: Vec<f32> = probability.iter().map(|&p| logit(p)).collect();
+        let llr: Vec<f32> = probability.iter().map(|&p| logit(p) - self.threshold).collect();
         let tiles = [
             ("camera", sheet.shot.rgb.as_slice()),
             ("classes", &overlay::colours(classes, &self.classes)),
-            ("LLR (-5 to +5, grey = 0)", &overlay::heat(&llr, HEAT)),
+            ("LLR, grey at the threshold, +-5", &overlay::heat(&llr, HEAT)),
             ("OoD mask", &overlay::grey(mask)),
         ];
         let (height, width, panel) = overlay::panel(sheet.shot.width, tiles);

@@ -7,7 +7,7 @@ use ood_segmentation::{Result, checkpoint};
 /// Which network.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// vits14, vitb14, vitl14 or vitg14, each also with _reg; or tiny
+    /// vits14, vitb14, vitl14 or vitg14, each also with _reg; or demo, tiny
     #[arg(long, default_value = "tiny")]
     arch: String,
     /// Inlier head and UEM head, d (linear) or g (mixtures): d-d, g-d, g-g; d or g without UEM

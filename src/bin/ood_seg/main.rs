@@ -55,6 +55,8 @@ enum Command {
     Replay(replay::Args),
     /// Draw data sets of the road world in the published layouts
     Synth(synth::Args),
+    /// Train a small backbone from random weights, for a model like the demo's
+    TrainBackbone(train::Args),
     /// Train decoder and inlier head on a frozen backbone (stage 1)
     TrainSegmentor(train::Args),
     /// Train the UEM on a frozen segmentor (stage 2)
@@ -77,6 +79,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Calibrate(args) => calibrate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::TrainBackbone(args) => train::backbone(args),
         Command::TrainSegmentor(args) => train::segmentor(args),
         Command::TrainUem(args) => train::uem(args),
         Command::PrepareCoco(args) => prepare_coco::run(args),

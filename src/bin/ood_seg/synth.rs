@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// Pictures with held-back obstacles 10 to 30 px high, ObstacleTrack layout
     #[arg(long, default_value_t = 50)]
     obstacle: u32,
+    /// Pictures with paste objects of their own, AnomalyTrack layout, in `pasted/`: to calibrate on
+    /// without a look at the held-back obstacles
+    #[arg(long, default_value_t = 0)]
+    pasted: u32,
     /// Columns x rows
     #[arg(long, default_value = "640x360")]
     size: Size,
@@ -68,6 +72,7 @@ enum Set {
     Paste,
     Anomaly,
     Obstacle,
+    Pasted,
 }
 
 /// Writes the sets that were asked for.
@@ -82,6 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Set::Paste, args.paste),
         (Set::Anomaly, args.anomaly),
         (Set::Obstacle, args.obstacle),
+        (Set::Pasted, args.pasted),
     ];
     let total = sets.iter().map(|(_, count)| u64::from(*count)).sum();
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {per_sec}  {eta} left");
@@ -94,6 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 Set::Paste => coco(args, index)?,
                 Set::Anomaly => anomaly(args, index)?,
                 Set::Obstacle => obstacle(args, index)?,
+                Set::Pasted => pasted(args, index)?,
             }
             bar.inc(1);
         }
@@ -148,16 +155,34 @@ fn coco(args: &Args, index: u32) -> Result<()> {
     write(&root.join(mask), [height, width], &picture.labels)
 }
 
-/// One picture with big obstacles: 1 on them, 255 on the own bonnet, 0 elsewhere.
+/// One picture with big obstacles.
 fn anomaly(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Anomaly, index, Unknowns::Big)?;
+    let root = args.out.join("dataset_AnomalyTrack");
+    smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
+}
+
+/// One picture with a cut-out that no training picture shows, labelled as those of [`anomaly`].
+fn pasted(args: &Args, index: u32) -> Result<()> {
+    let mut frame = draw(args, Set::Pasted, index, Unknowns::None)?;
+    let seed = scene_seed(args.seed, Set::Pasted as u64, u64::from(index));
+    let object = paste_picture(seed, frame.width, frame.height);
+    for (at, _) in object.labels.iter().enumerate().filter(|(_, label)| **label == OOD) {
+        frame.labels[at] = OOD;
+        frame.rgb[3 * at..3 * at + 3].copy_from_slice(&object.rgb[3 * at..3 * at + 3]);
+    }
+    let root = args.out.join("pasted/dataset_AnomalyTrack");
+    smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
+}
+
+/// 1 on obstacles, 255 on the own bonnet, 0 elsewhere.
+fn anomaly_labels(frame: &Rendered) -> Vec<u8> {
     let label = |&label: &u8| match label {
         OOD => 1,
         IGNORE => IGNORE,
         _ => 0,
     };
-    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
-    smiyc(args, "AnomalyTrack", &format!("validation{index:04}.jpg"), &frame, &labels)
+    frame.labels.iter().map(label).collect()
 }
 
 /// One picture with small obstacles: 1 on them, 0 on the road, 255 elsewhere.
@@ -170,7 +195,7 @@ fn obstacle(args: &Args, index: u32) -> Result<()> {
     };
     let labels: Vec<u8> = frame.labels.iter().map(label).collect();
     let name = format!("validation_{}.webp", obstacle_number(index));
-    smiyc(args, "ObstacleTrack", &name, &frame, &labels)
+    smiyc(&args.out.join("dataset_ObstacleTrack"), &name, &frame, &labels)
 }
 
 /// The `index`-th number that the benchmark's validation split keeps: it leaves out every name that
@@ -184,8 +209,7 @@ fn obstacle_number(index: u32) -> u32 {
 }
 
 /// A picture and its labels in the layout of SegmentMeIfYouCan.
-fn smiyc(args: &Args, track: &str, image: &str, frame: &Rendered, labels: &[u8]) -> Result<()> {
-    let root = args.out.join(format!("dataset_{track}"));
+fn smiyc(root: &Path, image: &str, frame: &Rendered, labels: &[u8]) -> Result<()> {
     let size = [frame.height, frame.width];
     let name = image.split('.').next().unwrap_or(image);
     write(&root.join("images").join(image), size, &frame.rgb)?;
@@ -223,7 +247,7 @@ mod tests {
     fn args(out: &Path) -> Args {
         let size = Size { width: 112, height: 64 };
         let out = out.to_path_buf();
-        Args { out, seed: 3, train: 2, val: 1, paste: 1, anomaly: 1, obstacle: 2, size }
+        Args { out, seed: 3, train: 2, val: 1, paste: 1, anomaly: 1, obstacle: 2, pasted: 1, size }
     }
 
     /// Every file under `root`, with its bytes.
@@ -268,6 +292,8 @@ mod tests {
             "dataset_ObstacleTrack/images/validation_1.webp",
             "dataset_ObstacleTrack/labels_masks/validation_0_labels_semantic.png",
             "dataset_ObstacleTrack/labels_masks/validation_1_labels_semantic.png",
+            "pasted/dataset_AnomalyTrack/images/validation0000.jpg",
+            "pasted/dataset_AnomalyTrack/labels_masks/validation0000_labels_semantic.png",
         ];
         assert_eq!(names, expected);
         for (name, bytes) in &written {
@@ -275,7 +301,7 @@ mod tests {
             assert_eq!((picture.width(), picture.height()), (112, 64), "{name}");
             let labels: BTreeSet<u8> = picture.to_luma8().into_raw().into_iter().collect();
             match name.split('/').next() {
-                Some("dataset_AnomalyTrack") if name.ends_with("png") => {
+                Some("dataset_AnomalyTrack" | "pasted") if name.ends_with("png") => {
                     assert!(labels.contains(&1) && labels.iter().all(|l| [0, 1, 255].contains(l)));
                 }
                 Some("dataset_ObstacleTrack") if name.ends_with("png") => {

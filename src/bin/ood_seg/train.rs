@@ -1,16 +1,16 @@
-//! `ood_seg train-segmentor` and `ood_seg train-uem`: a configuration file to trained weights.
+//! `ood_seg train-backbone`, `train-segmentor` and `train-uem`: a configuration file to trained weights.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ood_segmentation::config::{TrainSegmentorConfig, TrainUemConfig};
+use ood_segmentation::config::{TrainBackboneConfig, TrainSegmentorConfig, TrainUemConfig};
 use ood_segmentation::model::{Model, device};
 use ood_segmentation::train::log::Row;
-use ood_segmentation::train::run::{Plan, Watch};
-use ood_segmentation::train::{Stage, segmentor, uem};
-use ood_segmentation::{Error, Result};
+use ood_segmentation::train::run::{Outcome, Plan, Watch};
+use ood_segmentation::train::{Stage, backbone, segmentor, uem};
+use ood_segmentation::{Error, Result, checkpoint};
 
 /// A training run.
 #[derive(clap::Args)]
@@ -23,6 +23,19 @@ pub(crate) struct Args {
     resume: bool,
 }
 
+/// The pre-training; its result, besides the weights of the run, is `backbone.safetensors` for stage 1.
+pub(crate) fn backbone(args: &Args) -> Result<()> {
+    let config = TrainBackboneConfig::load(&args.config)?;
+    let (device, why) = device::select(&config.run.device)?;
+    eprintln!("{why}");
+    let (mut stage, plan, validation) = backbone::prepare(&config, device)?;
+    let mut validate = |model: &Model| validation.mean_iou(model);
+    if run(args, &plan, &mut stage, &mut validate)?.stopped {
+        return Ok(());
+    }
+    checkpoint::save_backbone(&stage.model, &config.run.out.join("backbone.safetensors"))
+}
+
 /// Stage 1.
 pub(crate) fn segmentor(args: &Args) -> Result<()> {
     let config = TrainSegmentorConfig::load(&args.config)?;
@@ -30,7 +43,7 @@ pub(crate) fn segmentor(args: &Args) -> Result<()> {
     eprintln!("{why}");
     let (mut stage, plan, frames) = segmentor::prepare(&config, device)?;
     let mut validate = |model: &Model| segmentor::mean_iou(model, &frames);
-    run(args, &plan, &mut stage, &mut validate)
+    run(args, &plan, &mut stage, &mut validate).map(drop)
 }
 
 /// Stage 2.
@@ -40,7 +53,7 @@ pub(crate) fn uem(args: &Args) -> Result<()> {
     eprintln!("{why}");
     let (mut stage, plan, validation) = uem::prepare(&config, device)?;
     let mut validate = |model: &Model| validation.average_precision(model);
-    run(args, &plan, &mut stage, &mut validate)
+    run(args, &plan, &mut stage, &mut validate).map(drop)
 }
 
 fn run(
@@ -48,7 +61,7 @@ fn run(
     plan: &Plan,
     stage: &mut dyn Stage,
     validate: &mut dyn FnMut(&Model) -> Result<f64>,
-) -> Result<()> {
+) -> Result<Outcome> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         let registered = signal_hook::flag::register(signal, Arc::clone(&stop));
@@ -74,7 +87,7 @@ fn run(
         let best = outcome.best.map_or("none".into(), |best| format!("{best:.4}"));
         println!("{} steps, best {} {best}, weights in {out}", outcome.step, plan.score);
     }
-    Ok(())
+    Ok(outcome)
 }
 
 /// A bar with the step's numbers; nothing on a pipe.
