@@ -1,6 +1,7 @@
 //! YAML files as structs: load and validate, nothing else.
 
 mod node;
+mod parameters;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::{Error, Result};
 pub use node::{
     MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig, Override, Reliability, Transport,
 };
+pub use parameters::{Change, Kind, PARAMETERS, Parameter, Value};
 
 /// The class table: one row per inlier class, in the order of the logits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_yaml::{Mapping, Value};
+use serde_yaml::{Mapping, Value as Yaml};
 
+use super::parameters::{Change, PARAMETERS, Parameter, Value};
 use crate::{Error, Result};
 
 /// `config/ood_segmentation.param.yaml`, compiled in.
@@ -91,6 +92,9 @@ pub enum Override {
     },
 }
 
+/// Values by parameter name.
+type Values = BTreeMap<&'static str, Value>;
+
 impl NodeConfig {
     /// Largest parameter file read, bytes.
     const MAX_FILE: u64 = 1 << 20;
@@ -101,27 +105,67 @@ impl NodeConfig {
     /// # Errors
     /// A file that cannot be read, a key the node does not have, a value of the wrong type or range.
     pub fn load(node: &str, overrides: &[Override]) -> Result<Self> {
-        let mut values = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
+        let mut values = Values::new();
+        for (key, yaml) in flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")? {
+            set(&mut values, &key, &yaml)?;
+        }
         for source in overrides {
             match source {
                 Override::Value { key, yaml } => set(&mut values, key, &parse(key, yaml)?)?,
                 Override::File(path) => {
                     let text = read(path)?;
-                    for (key, value) in flat_section(&text, path, node)? {
-                        set(&mut values, &key, &value)
+                    for (key, yaml) in flat_section(&text, path, node)? {
+                        set(&mut values, &key, &yaml)
                             .map_err(|error| Error::bad_file(path, error.chain()))?;
                     }
                 }
             }
         }
-        let config: Self = serde_yaml::from_value(nested(values)).map_err(|error| {
-            Error::setting("parameters", &error, "the values that the shipped file lists")
-        })?;
+        Self::from_values(values)
+    }
+
+    /// Every parameter with its value, in the order of [`PARAMETERS`].
+    ///
+    /// # Errors
+    /// None, unless a field of this struct has no row.
+    pub fn values(&self) -> Result<Vec<(&'static Parameter, Value)>> {
+        let wrong = |error| Error::setting("parameters", &error, "what YAML can hold");
+        let mut flat = Vec::new();
+        flatten("", &serde_yaml::to_value(self).map_err(wrong)?, &mut flat);
+        let mut values = Values::new();
+        for (key, yaml) in flat {
+            set(&mut values, &key, &yaml)?;
+        }
+        let row = |row: &'static Parameter| Some((row, values.remove(row.name)?));
+        Ok(PARAMETERS.iter().filter_map(row).collect())
+    }
+
+    /// This with changes made while the node runs: all of them or, when one is refused, none.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: no such parameter, a read-only one, a value of the wrong type or range.
+    pub fn changed(&self, changes: Vec<(String, Value)>) -> Result<Self> {
+        let mut values: Values =
+            self.values()?.into_iter().map(|(row, value)| (row.name, value)).collect();
+        for (name, value) in changes {
+            let row = Parameter::named(&name)?;
+            if row.change == Change::ReadOnly {
+                let allowed = "to be set at start only, by -p or --params-file";
+                return Err(Error::setting(name, "read-only", allowed));
+            }
+            values.insert(row.name, row.check(value)?);
+        }
+        Self::from_values(values)
+    }
+
+    fn from_values(values: Values) -> Result<Self> {
+        let wrong = |error| Error::setting("parameters", &error, "what the shipped file lists");
+        let config: Self = serde_yaml::from_value(nested(values).map_err(wrong)?).map_err(wrong)?;
         config.validate()?;
         Ok(config)
     }
 
-    /// Checks what one value, or two together, can get wrong.
+    /// Checks what no single range can say.
     fn validate(&self) -> Result<()> {
         let mut names: Vec<_> = self.cameras.iter().collect();
         names.sort();
@@ -129,22 +173,6 @@ impl NodeConfig {
         if names.is_empty() || names.len() < self.cameras.len() {
             let allowed = "one or more names, each different from the others";
             return Err(Error::setting("cameras", &format!("{:?}", self.cameras), allowed));
-        }
-        let whole = [
-            ("silence_ms", u64::from(self.silence_ms), 0, 600_000),
-            ("max_width", u64::from(self.max_width), 1, 65_535),
-            ("max_height", u64::from(self.max_height), 1, 65_535),
-            ("max_bytes", self.max_bytes, 1, 1 << 30),
-            ("batch", self.batch as u64, 1, 64),
-            ("jpeg_quality", u64::from(self.jpeg_quality), 1, 100),
-        ];
-        for (key, value, least, most) in whole {
-            if !(least..=most).contains(&value) {
-                return Err(Error::setting(key, &value, format!("{least} to {most}")));
-            }
-        }
-        if !self.ood_threshold.is_finite() {
-            return Err(Error::setting("ood_threshold", &self.ood_threshold, "a finite number"));
         }
         if self.model.weights.as_os_str().is_empty() {
             let allowed = "the path of a .safetensors file: \
@@ -166,13 +194,13 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(Error::io(path))
 }
 
-fn parse(key: &str, yaml: &str) -> Result<Value> {
+fn parse(key: &str, yaml: &str) -> Result<Yaml> {
     serde_yaml::from_str(yaml)
         .map_err(|error| Error::setting(key, yaml, format!("a YAML value; {error}")))
 }
 
 /// Dotted keys and values of every section of a parameter file whose node name matches `node`.
-fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Value)>> {
+fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Yaml)>> {
     let yaml = |source| Error::Yaml { path: path.to_path_buf(), source };
     let file: Option<Mapping> = serde_yaml::from_str(text).map_err(yaml)?;
     let mut values = Vec::new();
@@ -185,7 +213,7 @@ fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Valu
 }
 
 /// Calls `found` with the full name and the content of every `ros__parameters`.
-fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Value)) {
+fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Yaml)) {
     for (key, content) in names {
         let (Some(key), Some(inner)) = (key.as_str(), content.as_mapping()) else { continue };
         let name = format!("{prefix}/{}", key.trim_matches('/'));
@@ -196,7 +224,7 @@ fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Value))
     }
 }
 
-fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, Value)>) {
+fn flatten(prefix: &str, value: &Yaml, into: &mut Vec<(String, Yaml)>) {
     let Some(mapping) = value.as_mapping() else {
         into.push((prefix.to_owned(), value.clone()));
         return;
@@ -224,41 +252,25 @@ fn name_matches(pattern: &str, node: &str) -> bool {
     parts_match(&split(pattern), &split(node))
 }
 
-/// Replaces a value: the key must be one of the shipped file's, and keep the type it has there.
-fn set(values: &mut [(String, Value)], key: &str, value: &Value) -> Result<()> {
-    let Some((_, old)) = values.iter_mut().find(|(known, _)| known == key) else {
-        let near = |known: &str| strsim::jaro_winkler(known, key);
-        let nearest = values.iter().map(|(known, _)| known.as_str());
-        let nearest = nearest.max_by(|a, b| near(a).total_cmp(&near(b))).unwrap_or_default();
-        let allowed = format!("the keys of ood_segmentation.param.yaml; did you mean `{nearest}`?");
-        return Err(Error::setting(key, "not a parameter of this node", allowed));
+/// Puts the value of a known parameter in its own type.
+fn set(values: &mut Values, key: &str, yaml: &Yaml) -> Result<()> {
+    let row = Parameter::named(key)?;
+    let Ok(value) = Value::deserialize(yaml) else {
+        return Err(row.refuse(serde_yaml::to_string(yaml).unwrap_or_default().trim()));
     };
-    let (same, kind) = match old {
-        Value::Bool(_) => (value.is_bool(), "true or false"),
-        Value::Number(number) if number.is_f64() => (value.is_number(), "a number"),
-        Value::Number(_) => (value.is_u64(), "a whole number, 0 or more"),
-        Value::Sequence(_) => {
-            let strings = |list: &serde_yaml::Sequence| list.iter().all(Value::is_string);
-            (value.as_sequence().is_some_and(strings), "a list of names, such as [front, rear]")
-        }
-        _ => (value.is_string(), "a text; quote one that looks like a number"),
-    };
-    if !same {
-        let found = serde_yaml::to_string(value).unwrap_or_default();
-        return Err(Error::setting(key, found.trim(), kind));
-    }
-    *old = value.clone();
+    values.insert(row.name, row.check(value)?);
     Ok(())
 }
 
 /// The inverse of [`flatten`] for keys of at most two parts.
-fn nested(values: Vec<(String, Value)>) -> Value {
-    let mut groups: BTreeMap<String, Mapping> = BTreeMap::new();
+fn nested(values: Values) -> Result<Yaml, serde_yaml::Error> {
+    let mut groups: BTreeMap<&str, Mapping> = BTreeMap::new();
     let mut top = Mapping::new();
     for (key, value) in values {
+        let value = serde_yaml::to_value(value)?;
         match key.split_once('.') {
             Some((group, key)) => {
-                groups.entry(group.to_owned()).or_default().insert(key.into(), value);
+                groups.entry(group).or_default().insert(key.into(), value);
             }
             None => {
                 top.insert(key.into(), value);
@@ -266,11 +278,12 @@ fn nested(values: Vec<(String, Value)>) -> Value {
         }
     }
     top.extend(groups.into_iter().map(|(group, keys)| (group.into(), keys.into())));
-    top.into()
+    Ok(top.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameters::Kind;
     use super::*;
 
     fn value(key: &str, yaml: &str) -> Override {
@@ -283,17 +296,47 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_file_and_the_struct_have_the_same_keys() {
+    fn the_struct_has_a_field_for_every_row_and_no_other() {
         let config = load(&[]).unwrap();
-        let mut ours = Vec::new();
-        flatten("", &serde_yaml::to_value(&config).unwrap(), &mut ours);
-        let shipped = flat_section(NODE_PARAMETERS, Path::new(""), "/").unwrap();
-        let keys =
-            |list: &[(String, Value)]| list.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>();
-        assert_eq!(keys(&ours), keys(&shipped));
-        for line in NODE_PARAMETERS.lines().filter(|line| line.starts_with("    ")) {
-            let is_group = line.trim_end().ends_with(':');
-            assert!(is_group || line.contains('#'), "no comment: {line}");
+        let values = config.values().unwrap();
+        assert_eq!(values.len(), PARAMETERS.len());
+        assert_eq!(
+            NodeConfig::from_values(values.into_iter().map(|(p, v)| (p.name, v)).collect())
+                .unwrap(),
+            config
+        );
+        for row in PARAMETERS {
+            let Kind::Choice(words) = row.kind else { continue };
+            for word in words {
+                let config = load(&[value(row.name, word)]).unwrap();
+                let now = config.values().unwrap();
+                assert!(now.contains(&(row, Value::Text((*word).into()))), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_node_takes_all_changes_or_none() {
+        let config = load(&[]).unwrap();
+        let change = |changes: &[(&str, Value)]| {
+            config.changed(
+                changes.iter().map(|(key, value)| ((*key).into(), value.clone())).collect(),
+            )
+        };
+        let threshold = ("ood_threshold", Value::Integer(3)); // as `ros2 param set` sends a 3
+        let changed = change(&[threshold.clone(), ("jpeg_quality", Value::Integer(7))]).unwrap();
+        assert_eq!((changed.ood_threshold, changed.jpeg_quality), (3.0, 7));
+        let refused = [
+            ("batch", Value::Integer(2), "read-only"),
+            ("jpeg_quality", Value::Integer(101), "1 to 100"),
+            ("jpeg_quality", Value::Double(7.0), "whole number"),
+            ("use_sim_time", Value::Text("true".into()), "true or false"),
+            ("ood_threshold", Value::Double(f64::INFINITY), "finite"),
+            ("jpeg_qualty", Value::Integer(7), "did you mean `jpeg_quality`"),
+        ];
+        for (key, value, expected) in refused {
+            let error = change(&[threshold.clone(), (key, value)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(expected), "{error}");
         }
     }
 
@@ -329,7 +372,7 @@ mod tests {
             ("batch", "0", "1 to 64"),
             ("batch", "-1", "whole number"),
             ("ood_threshold", ".nan", "finite"),
-            ("transport", "h264", "unknown variant `h264`"),
+            ("transport", "h264", "auto, raw, compressed"),
             ("model.device", "3", "quote"),
             ("use_sim_time", "1", "true or false"),
             ("cameras", "[a, a]", "different"),

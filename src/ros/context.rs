@@ -10,11 +10,17 @@ use ros2_client::dds::rustdds::policy::{Durability, History, Reliability, Resour
 use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind, discovery,
 };
-use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
+use ros2_client::parameters::raw::ParameterEvent;
+use ros2_client::qos::{self, QosProfile};
+use ros2_client::{
+    Context, Name, Node, NodeName, NodeOptions, Publisher, ServiceMapping, ServiceTypeName,
+    Subscription,
+};
 use serde::Serialize;
 
 use super::args::Network;
 use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
+use super::service::Service;
 use crate::Result;
 
 /// A participant, its node and the thread that keeps the node in the ROS graph.
@@ -99,6 +105,33 @@ impl Participant {
         let durability = if latched { Durability::TransientLocal } else { Durability::Volatile };
         let qos = newest(reliable).durability(durability).build();
         let topic = self.topic(name, type_name, &qos)?;
+        self.node(name)?.create_publisher(&topic, None).map_err(failed(|| name.to_owned()))
+    }
+
+    /// A service by its absolute name and type, with the QoS that ROS gives to services.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn serve(&mut self, name: &str, package: &str, type_name: &str) -> Result<Service> {
+        let what = || format!("service {name}");
+        let history = qos::History::KeepLast { depth: 10 };
+        let qos = QosProfile::publisher_default().history(history);
+        let ros_name = Name::parse(name).map_err(failed(what))?;
+        let kind = ServiceTypeName::new(package, type_name);
+        let mapping = ServiceMapping::Enhanced;
+        let node = self.node(name)?;
+        let server = node.create_server(mapping, &ros_name, &kind, qos.clone(), qos);
+        Ok(Service { name: name.to_owned(), server: server.map_err(failed(what))? })
+    }
+
+    /// The publisher of parameter events, with the QoS of rclcpp: of many changes in a row each is sent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn parameter_events(&mut self, name: &str) -> Result<Publisher<ParameterEvent>> {
+        let history = History::KeepLast { depth: 1000 };
+        let qos = newest(true).history(history).build();
+        let topic = self.topic(name, "rcl_interfaces/msg/ParameterEvent", &qos)?;
         self.node(name)?.create_publisher(&topic, None).map_err(failed(|| name.to_owned()))
     }
 

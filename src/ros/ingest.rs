@@ -18,7 +18,7 @@ use super::context::Participant;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{COMPRESSED_IMAGE, CompressedImage, IMAGE};
+use crate::msg::{COMPRESSED_IMAGE, CompressedImage, Header, IMAGE};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -41,11 +41,23 @@ pub(crate) enum Payload {
     Undecodable(String),
 }
 
+impl Payload {
+    /// That of the message; of one that cannot be read none.
+    pub(crate) fn header(&self) -> Header {
+        match self {
+            Self::Raw(image) => image.header.clone(),
+            Self::Compressed(message) => message.header.clone(),
+            Self::Undecodable(_) => Header::default(),
+        }
+    }
+}
+
 /// A running camera: its slot, and the way back for buffers that were read.
 #[derive(Debug)]
 pub(crate) struct Camera {
     pub(crate) slot: Receiver<Frame>,
     buffers: Sender<Vec<u8>>,
+    silence_ms: Slot<u32>,
     thread: JoinHandle<()>,
 }
 
@@ -64,6 +76,7 @@ impl Camera {
         let raw = format!("{name}/image_raw");
         let (slot, reader) = slot();
         let (buffers, recycled) = bounded(2);
+        let (silence_ms, new_silence_ms) = self::slot();
         let ingest = Ingest {
             node: (
                 names.namespace().to_owned(),
@@ -82,6 +95,7 @@ impl Camera {
             sequence: 0,
             dropped: 0,
             watchdog: Watchdog::new(config.silence_ms),
+            new_silence_ms,
         };
         let participant = ingest.join()?;
         let thread = thread::Builder::new().name(format!("ingest {name}"));
@@ -89,7 +103,12 @@ impl Camera {
             what: format!("thread of camera {name}"),
             problem: error.to_string(),
         })?;
-        Ok(Self { slot: reader, buffers, thread })
+        Ok(Self { slot: reader, buffers, silence_ms, thread })
+    }
+
+    /// Changes how long a silence is taken for the end of the connection.
+    pub(crate) fn set_silence_ms(&mut self, silence_ms: u32) {
+        self.silence_ms.put(|_unread| silence_ms);
     }
 
     /// Hands a buffer back to be filled again.
@@ -132,6 +151,7 @@ struct Ingest {
     sequence: u64,
     dropped: u64,
     watchdog: Watchdog,
+    new_silence_ms: Receiver<u32>,
 }
 
 /// How often discovery and silence are looked at.
@@ -209,6 +229,9 @@ impl Ingest {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
+                    if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
+                        self.watchdog = Watchdog::new(silence_ms);
+                    }
                     if let Some(best) = self.best(participant) {
                         self.watchdog.publisher(Instant::now());
                         if best != source {

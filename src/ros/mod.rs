@@ -11,8 +11,10 @@ mod args;
 mod context;
 mod ingest;
 mod node;
+mod params;
 mod publish;
 pub mod raw;
+mod service;
 mod slot;
 
 pub use args::{Names, Network, RosArgs};

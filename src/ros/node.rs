@@ -9,6 +9,7 @@ use crossbeam_channel::Select;
 
 use super::args::{Names, Network};
 use super::ingest::{Camera, Frame, Payload};
+use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
 use crate::config::{NodeConfig, Transport};
@@ -22,7 +23,9 @@ pub struct Node {
     cameras: Vec<Camera>,
     outputs: Outputs,
     pipeline: Pipeline,
+    services: Services,
     config: NodeConfig,
+    enabled: bool,
     counts: Vec<Counts>,
     stop: smol::channel::Receiver<()>,
 }
@@ -58,14 +61,16 @@ impl Node {
         stop: smol::channel::Receiver<()>,
     ) -> Result<Self> {
         let classes = pipeline.model().config().classes.clone();
-        let outputs = Outputs::new(names, network, &config, classes)?;
+        let mut outputs = Outputs::new(names, network, &config, classes)?;
         let start = |name: &String| Camera::start(name, names, network, &config, stop.clone());
         let cameras = config.cameras.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let participant = outputs.participant();
+        let services = Services::start(participant, names, config.clone(), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self { cameras, outputs, pipeline, config, counts, stop })
+        Ok(Self { cameras, outputs, pipeline, services, config, enabled: true, counts, stop })
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -78,8 +83,9 @@ impl Node {
         for (name, counts) in self.config.cameras.iter().zip(&self.counts) {
             log::info!("{name}: {counts}");
         }
-        let cameras = ended.map(|()| self.cameras)?;
-        cameras.into_iter().try_for_each(Camera::join)
+        ended?;
+        self.cameras.into_iter().try_for_each(Camera::join)?;
+        self.services.join()
     }
 
     fn frames(&mut self) -> Result<()> {
@@ -98,7 +104,23 @@ impl Node {
         Ok(())
     }
 
+    /// Uses what the services were told.
+    fn configure(&mut self, settings: Settings) -> Result<()> {
+        let Settings { config, enabled } = settings;
+        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+        self.pipeline.set_ood_threshold(config.ood_threshold as f32)?;
+        self.outputs.configure(&config);
+        if config.silence_ms != self.config.silence_ms {
+            self.cameras.iter_mut().for_each(|camera| camera.set_silence_ms(config.silence_ms));
+        }
+        (self.config, self.enabled) = (config, enabled);
+        Ok(())
+    }
+
     fn frame(&mut self, camera: usize, frame: Frame) -> Result<()> {
+        if let Ok(settings) = self.services.changes.try_recv() {
+            self.configure(settings)?;
+        }
         let mut status = FrameStatus {
             camera: self.config.cameras[camera].clone(),
             sequence: frame.sequence,
@@ -135,16 +157,18 @@ impl Node {
         status: &mut FrameStatus,
     ) -> Result<Prediction> {
         let start = Instant::now();
+        status.header = payload.header();
+        if !self.enabled {
+            return Err(Error::Disabled);
+        }
         let image = match payload {
             Payload::Raw(image) => image,
             Payload::Compressed(message) => {
-                status.header = message.header.clone();
                 Image::from_compressed(&message, &self.pipeline.config().limits)?
             }
             Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
         status.decode_ms = milliseconds(start.elapsed());
-        status.header = image.header.clone();
         (status.height, status.width) = (image.height, image.width);
         let planes = self.outputs.wanted(camera);
         let prediction = self.pipeline.run(&image, planes);
@@ -180,6 +204,7 @@ fn reason(error: &Error) -> &'static str {
     match error {
         Error::Frame(reject) => reject.name(),
         Error::NotFinite { .. } => "not_finite",
+        Error::Disabled => "disabled",
         _ => "inference",
     }
 }
