@@ -65,29 +65,12 @@ fn names() -> Vec<&'static str> {
     PARAMETERS.iter().map(|row| row.name).collect()
 }
 
-#[test]
-fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let weights = format!("model.weights:={}", weights(folder.path()).display());
-    let _node = node(
-        60,
-        &[
-            "-r",
-            "__ns:=/car",
-            "-r",
-            "/car/camera/status:=/camera/status",
-            "-r",
-            "/car/camera/image_raw:=/camera/image_raw",
-            "-p",
-            &weights,
-            "-p",
-            "plan:=single",
-        ],
-    );
+/// Every service at least once, with frames in between.
+fn walk() -> Value {
     let get = json!(["get_parameters",
         {"names": ["cameras", "ood_threshold", "none", "jpeg_quality"]}]);
     let set = |name: &str, kind: &str, value: Value| json!([name, [kind, value]]);
-    let steps = json!([
+    json!([
         ["list_parameters", {"prefixes": [], "depth": 0}],
         ["list_parameters", {"prefixes": ["model", "batch"], "depth": 1}],
         ["get_parameter_types", {"names": ["use_sim_time", "batch", "ood_threshold", "plan",
@@ -111,8 +94,29 @@ fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it
         ["frame"],
         ["enable", {"data": true}],
         ["frame"],
-    ]);
-    let Some(brought) = peer(60, "/car/ood_segmentation", &steps) else { return };
+    ])
+}
+
+#[test]
+fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = format!("model.weights:={}", weights(folder.path()).display());
+    let _node = node(
+        60,
+        &[
+            "-r",
+            "__ns:=/car",
+            "-r",
+            "/car/camera/status:=/camera/status",
+            "-r",
+            "/car/camera/image_raw:=/camera/image_raw",
+            "-p",
+            &weights,
+            "-p",
+            "plan:=single",
+        ],
+    );
+    let Some(brought) = peer(60, "/car/ood_segmentation", &walk()) else { return };
     assert_eq!(brought[0]["result"], json!({"names": names(), "prefixes": ["model"]}));
     let some = json!(["model.weights", "model.device", "model.precision", "batch"]);
     assert_eq!(brought[1]["result"], json!({"names": some, "prefixes": ["model"]}));
@@ -125,6 +129,11 @@ fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it
     );
     assert_eq!((&descriptors[1]["name"], &descriptors[1]["type"]), (&json!("none"), &json!(0)));
     assert_eq!((&descriptors[2]["read_only"], &descriptors[2]["type"]), (&json!(false), &json!(3)));
+    check_changes(&brought);
+}
+
+/// What the second half of [`walk`] must have brought.
+fn check_changes(brought: &Value) {
     assert_eq!(brought[4]["ood_threshold"], 0.0);
     let expected = ["", "read-only", "1 to 100", "1 to 100", "did you mean `ood_threshold`", ""];
     for (result, expected) in brought[5]["results"].as_array().unwrap().iter().zip(expected) {

@@ -162,7 +162,7 @@ impl Parameter {
         match self.kind {
             Bool => "true or false".into(),
             Integer { least, most } => format!("a whole number, {least} to {most}"),
-            Double { least, most } => format!("a finite number, {least:?} to {most:?}"),
+            Double { least, most } => format!("a finite number, {least} to {most}"),
             Choice(words) => words.join(", "),
             Text => "a text; quote one that looks like a number".into(),
             Texts => "a list of texts, such as [front, rear]".into(),
