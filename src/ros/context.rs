@@ -12,12 +12,18 @@ use ros2_client::dds::rustdds::policy::{
 use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
-use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
+use ros2_client::parameters::raw::ParameterEvent;
+use ros2_client::qos::{self, QosProfile};
+use ros2_client::{
+    Context, Name, Node, NodeName, NodeOptions, Publisher, ServiceMapping, ServiceTypeName,
+    Subscription,
+};
 use serde::Serialize;
 
 use super::args::Network;
 use super::graph::Graph;
 use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
+use super::service::Service;
 use crate::Result;
 use crate::msg::{LOG, Log};
 
@@ -132,6 +138,31 @@ impl Participant {
     /// Discovery's view of the topics published so far.
     pub(crate) fn graph(&self) -> Graph {
         Graph::new(self.context.domain_participant(), self.offers.clone())
+    }
+
+    /// A service by its absolute name and type, with the QoS that ROS gives to services.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn serve(&mut self, name: &str, package: &str, type_name: &str) -> Result<Service> {
+        let what = || format!("service {name}");
+        let history = qos::History::KeepLast { depth: 10 };
+        let qos = QosProfile::publisher_default().history(history);
+        let ros_name = Name::parse(name).map_err(failed(what))?;
+        let kind = ServiceTypeName::new(package, type_name);
+        let mapping = ServiceMapping::Enhanced;
+        let node = self.node(name)?;
+        let server = node.create_server(mapping, &ros_name, &kind, qos.clone(), qos);
+        Ok(Service { name: name.to_owned(), server: server.map_err(failed(what))? })
+    }
+
+    /// The publisher of parameter events, with the QoS of rclcpp: of many changes in a row each is sent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn parameter_events(&mut self, name: &str) -> Result<Publisher<ParameterEvent>> {
+        let qos = newest(true).history(History::KeepLast { depth: 1000 }).build();
+        self.publisher(name, "rcl_interfaces/msg/ParameterEvent", qos)
     }
 
     /// As [`Graph::read_topics`].
