@@ -136,8 +136,6 @@ fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     // Said at every start and rebuild: clamped sockets, of which `Node` warns once, and no ROS_DISTRO.
     log.filter_module("rustdds::network", level.min(LevelFilter::Error));
     log.filter_module("ros2_client::distributions", level.min(LevelFilter::Error));
-    // Wants an identity in the inline QoS of every request; clients of Cyclone have it in the payload.
-    log.filter_module("ros2_client::service", level.min(LevelFilter::Error));
     for (logger, level) in &args.log_levels {
         log.filter_module(logger, *level);
     }

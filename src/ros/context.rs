@@ -13,11 +13,7 @@ use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
 use ros2_client::parameters::raw::ParameterEvent;
-use ros2_client::qos::{self, QosProfile};
-use ros2_client::{
-    Context, Name, Node, NodeName, NodeOptions, Publisher, ServiceMapping, ServiceTypeName,
-    Subscription,
-};
+use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
 use serde::Serialize;
 
 use super::args::Network;
@@ -146,14 +142,19 @@ impl Participant {
     /// [`crate::Error::Ros`].
     pub(crate) fn serve(&mut self, name: &str, package: &str, type_name: &str) -> Result<Service> {
         let what = || format!("service {name}");
-        let history = qos::History::KeepLast { depth: 10 };
-        let qos = QosProfile::publisher_default().history(history);
-        let ros_name = Name::parse(name).map_err(failed(what))?;
-        let kind = ServiceTypeName::new(package, type_name);
-        let mapping = ServiceMapping::Enhanced;
-        let node = self.node(name)?;
-        let server = node.create_server(mapping, &ros_name, &kind, qos.clone(), qos);
-        Ok(Service { name: name.to_owned(), server: server.map_err(failed(what))? })
+        let qos = newest(true).history(History::KeepLast { depth: 10 }).build();
+        let participant = self.context.domain_participant().clone();
+        let topic = |name: String, end: &str| {
+            let type_name = dds_type(&format!("{package}/srv/{type_name}_{end}"));
+            participant.create_topic(name, type_name, &qos, TopicKind::NoKey).map_err(failed(what))
+        };
+        let requests = topic(format!("rq{name}Request"), "Request")?;
+        let requests =
+            self.node(name)?.create_subscription(&requests, None).map_err(failed(what))?;
+        let replies = topic(format!("rr{name}Reply"), "Response")?;
+        let publisher = participant.create_publisher(&qos).map_err(failed(what))?;
+        let replies = publisher.create_datawriter_no_key(&replies, None).map_err(failed(what))?;
+        Ok(Service { name: name.to_owned(), requests, replies })
     }
 
     /// The publisher of parameter events, with the QoS of rclcpp: of many changes in a row each is sent.

@@ -5,19 +5,26 @@
 //! the first 16 bytes of the payload (`cdds_request_header_t`, the client and its sequence number). A
 //! server of ros2-client knows one of them; this one tells them apart by the vendor id with which the
 //! GUID of a request's writer begins. Requests are little-endian, as on every platform of ROS 2.
+//!
+//! Only a client that looks for it gets inline QoS back: RustDDS 0.15 writes it wrongly into the fragments
+//! of a sample that is too long for one datagram.
 
 use std::fmt;
 
 use futures::StreamExt;
 use futures::stream::FusedStream;
-use ros2_client::{Message, RmwRequestId, Server};
+use ros2_client::dds::rustdds::no_key::DataWriterCdr;
+use ros2_client::dds::rustdds::rpc::SampleIdentity;
+use ros2_client::dds::rustdds::{SequenceNumber, Timestamp, WriteOptionsBuilder};
+use ros2_client::{Message, MessageInfo, ReadResult, RmwRequestId, Subscription};
 use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeTuple, Serializer};
 
 /// A service by its absolute name.
 pub(crate) struct Service {
     pub(crate) name: String,
-    pub(crate) server: Server<Body, Body>,
+    pub(crate) requests: Subscription<Body>,
+    pub(crate) replies: DataWriterCdr<Body>,
 }
 
 /// CDR of a request or reply, without encapsulation header, to the end of the DDS payload.
@@ -43,9 +50,9 @@ const CYCLONE_HEADER: usize = 16;
 impl Service {
     /// Requests as they come.
     pub(crate) fn requests(&self) -> impl FusedStream<Item = Request> + Unpin {
-        let requests = self.server.receive_request_stream();
-        let request = move |received| match received {
-            Ok((id, Body(cdr))) => Request::new(id, cdr),
+        let requests = self.requests.async_stream().boxed_local().fuse();
+        let request = move |received: ReadResult<(Body, MessageInfo)>| match received {
+            Ok((Body(cdr), info)) => Request::new(identity(&info), cdr),
             Err(error) => {
                 log::warn!("{}: {error:?}", self.name);
                 None
@@ -59,7 +66,11 @@ impl Service {
     pub(crate) fn reply(&self, request: &Request, message: &[u8]) {
         let cdr = message.get(ENCAPSULATION..).unwrap_or_default();
         let body = Body([&request.header, cdr].concat());
-        if let Err(error) = self.server.send_response(request.id, body) {
+        let mut options = WriteOptionsBuilder::new().source_timestamp(Timestamp::now());
+        if request.header.is_empty() {
+            options = options.related_sample_identity(SampleIdentity::from(request.id));
+        }
+        if let Err(error) = self.replies.write_with_options(body, options.build()) {
             log::warn!("{}: no reply sent: {error:?}", self.name);
         }
     }
@@ -75,6 +86,18 @@ impl Request {
         }
         let body = cdr.split_off(header);
         Some(Self { id, header: cdr, message: [&[0, 1, 0, 0], body.as_slice()].concat() })
+    }
+}
+
+/// What a reply names; rmw_fastrtps leaves the sequence number to DDS.
+fn identity(info: &MessageInfo) -> RmwRequestId {
+    let (writer_gid, sequence_number) = (info.publisher_gid(), info.sequence_number());
+    match info.related_request_id() {
+        Some(id) if id.sequence_number == i64::from(SequenceNumber::UNKNOWN) => {
+            RmwRequestId { sequence_number, ..id }
+        }
+        Some(id) => id,
+        None => RmwRequestId { writer_gid, sequence_number },
     }
 }
 
