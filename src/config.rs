@@ -1,6 +1,7 @@
 //! YAML files as structs: load and validate, nothing else.
 
 mod node;
+mod parameters;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ pub use node::{
     CameraSettings, MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig,
     ObstacleParameters, Override, Reliability, Transport,
 };
+pub use parameters::{Change, Kind, PARAMETERS, Parameter, Value};
 
 /// The class table: one row per inlier class, in the order of the logits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -60,6 +60,9 @@ pub enum Error {
     /// This frame cannot be processed; the next one may.
     #[error("image refused ({name}): {0}", name = .0.name())]
     Frame(#[from] Reject),
+    /// The node was told not to segment.
+    #[error("switched off by ~/enable")]
+    Disabled,
     /// A message that is not the CDR it should be.
     #[error(transparent)]
     Cdr(#[from] CdrError),

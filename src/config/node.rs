@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_yaml::{Mapping, Value};
+use serde_yaml::{Mapping, Value as Yaml};
 
+use super::parameters::{Change, Parameter, Value};
 use crate::{Error, Result};
 
 /// `config/ood_segmentation.param.yaml`, compiled in.
@@ -72,7 +73,7 @@ pub struct CameraSettings {
 
 impl CameraSettings {
     /// Its fields.
-    const KEYS: [&'static str; 4] = ["rotation", "ego_mask", "max_rate_hz", "ood_threshold"];
+    pub const KEYS: [&'static str; 4] = ["rotation", "ego_mask", "max_rate_hz", "ood_threshold"];
 }
 
 /// What counts as an obstacle; [`crate::obstacle::ObstacleConfig`] has the same fields.
@@ -138,6 +139,9 @@ pub enum Override {
     },
 }
 
+/// Values by parameter name.
+type Values = BTreeMap<String, Value>;
+
 impl NodeConfig {
     /// Largest parameter file read, bytes.
     const MAX_FILE: u64 = 1 << 20;
@@ -148,34 +152,30 @@ impl NodeConfig {
     /// # Errors
     /// A file that cannot be read, a key the node does not have, a value of the wrong type or range.
     pub fn load(node: &str, overrides: &[Override]) -> Result<Self> {
-        let mut given = Vec::new(); // each with the file it is from
+        let shipped = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
+        let mut given: Vec<_> = shipped.into_iter().map(|(key, yaml)| (None, key, yaml)).collect();
         for source in overrides {
             match source {
-                Override::Value { key, yaml } => {
-                    given.push((None, key.clone(), parse(key, yaml)?));
-                }
+                Override::Value { key, yaml } => given.push((None, key.clone(), parse(key, yaml)?)),
                 Override::File(path) => {
-                    let values = flat_section(&read(path)?, path, node)?;
-                    given.extend(values.into_iter().map(|(key, value)| (Some(path), key, value)));
+                    let section = flat_section(&read(path)?, path, node)?;
+                    given.extend(section.into_iter().map(|(key, yaml)| (Some(path), key, yaml)));
                 }
             }
         }
-        let shipped = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
-        let mut values: BTreeMap<String, Value> = shipped.into_iter().collect();
-        let last = given.iter().rfind(|(_, key, _)| key == "cameras").map(|(_, _, names)| names);
-        let known = with_cameras(&values, last);
-        for (path, key, value) in given {
-            check(&known, &key, &value).map_err(|error| match path {
+        // They decide which keys there are, wherever they stand.
+        let cameras = given.iter().rfind(|(_, key, _)| key == "cameras");
+        let cameras = cameras.and_then(|(_, _, names)| Vec::deserialize(names).ok());
+        let cameras: Vec<String> = cameras.unwrap_or_default();
+        let mut values = Values::new();
+        for (path, key, yaml) in given {
+            let (name, value) = typed(&key, &yaml, &cameras).map_err(|error| match path {
                 Some(path) => Error::bad_file(path, error.chain()),
                 None => error,
             })?;
-            values.insert(key, value);
+            values.insert(name, value);
         }
-        let config: Self = serde_yaml::from_value(nested(values)).map_err(|error| {
-            Error::setting("parameters", &error, "the values that the shipped file lists")
-        })?;
-        config.validate()?;
-        Ok(config)
+        Self::from_values(values)
     }
 
     /// What the camera of this name has different from the others.
@@ -183,7 +183,49 @@ impl NodeConfig {
         self.camera_settings.get(name).cloned().unwrap_or_default()
     }
 
-    /// Checks what one value, or two together, can get wrong.
+    /// Every parameter with its value, in the order of [`Parameter::all`]; of what a camera may have of
+    /// its own what it has.
+    ///
+    /// # Errors
+    /// None, unless a field of this struct has no row.
+    pub fn values(&self) -> Result<Vec<(Parameter, Value)>> {
+        let wrong = |error| Error::setting("parameters", &error, "what YAML can hold");
+        let mut flat = Vec::new();
+        flatten("", &serde_yaml::to_value(self).map_err(wrong)?, &mut flat);
+        let typed = flat.iter().map(|(key, yaml)| typed(key, yaml, &self.cameras));
+        let mut values = typed.collect::<Result<Values>>()?;
+        let known = Parameter::all(&self.cameras);
+        Ok(known.filter_map(|row| values.remove(&*row.name).map(|value| (row, value))).collect())
+    }
+
+    /// This with changes made while the node runs: all of them or, when one is refused, none.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: no such parameter, a read-only one, a value of the wrong type or range.
+    pub fn changed(&self, changes: Vec<(String, Value)>) -> Result<Self> {
+        let values = self.values()?.into_iter();
+        let mut values: Values = values.map(|(row, value)| (row.name.into(), value)).collect();
+        for (name, value) in changes {
+            let row = Parameter::named(&name, &self.cameras)?;
+            if row.change == Change::ReadOnly {
+                let allowed = "to be set at start only, by -p or --params-file";
+                return Err(Error::setting(name, "read-only", allowed));
+            }
+            values.insert(name, row.check(value)?);
+        }
+        Self::from_values(values)
+    }
+
+    fn from_values(values: Values) -> Result<Self> {
+        let wrong = |error| Error::setting("parameters", &error, "what the shipped file lists");
+        let yaml = values.into_iter().map(|(key, value)| Ok((key, serde_yaml::to_value(value)?)));
+        let yaml = yaml.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        let config: Self = serde_yaml::from_value(nested(yaml)).map_err(wrong)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what no single range can say.
     fn validate(&self) -> Result<()> {
         let mut names: Vec<_> = self.cameras.iter().collect();
         names.sort();
@@ -192,62 +234,12 @@ impl NodeConfig {
             let allowed = "one or more names, each different from the others";
             return Err(Error::setting("cameras", &format!("{:?}", self.cameras), allowed));
         }
-        let whole = [
-            ("silence_ms", u64::from(self.silence_ms), 0, 600_000),
-            ("stale_after_ms", u64::from(self.stale_after_ms), 1, 600_000),
-            ("budget_ms", u64::from(self.budget_ms), 1, 600_000),
-            ("max_width", u64::from(self.max_width), 1, 65_535),
-            ("max_height", u64::from(self.max_height), 1, 65_535),
-            ("max_bytes", self.max_bytes, 1, 1 << 30),
-            ("batch", self.batch as u64, 1, 64),
-            ("batch_cameras", self.batch_cameras as u64, 1, 64),
-            ("batch_wait_ms", u64::from(self.batch_wait_ms), 0, 1000),
-            ("jpeg_quality", u64::from(self.jpeg_quality), 1, 100),
-        ];
-        for (key, value, least, most) in whole {
-            if !(least..=most).contains(&value) {
-                return Err(Error::setting(key, &value, format!("{least} to {most}")));
-            }
-        }
-        Self::validate_settings(
-            "",
-            &CameraSettings {
-                rotation: Some(self.rotation),
-                ego_mask: None,
-                max_rate_hz: Some(self.max_rate_hz),
-                ood_threshold: Some(self.ood_threshold),
-            },
-        )?;
-        for (name, settings) in &self.camera_settings {
-            Self::validate_settings(&format!("camera_settings.{name}."), settings)?;
-        }
         if self.model.weights.as_os_str().is_empty() {
             let allowed = "the path of a .safetensors file: \
                 -p model.weights:=<file>, or model.weights in a --params-file";
             return Err(Error::setting("model.weights", "empty", allowed));
         }
         Ok(())
-    }
-
-    /// Checks what may differ between cameras; `prefix` comes before the keys.
-    fn validate_settings(prefix: &str, settings: &CameraSettings) -> Result<()> {
-        let wrong = |key: &str, value: &dyn std::fmt::Display, allowed: &str| {
-            Err(Error::setting(format!("{prefix}{key}"), &value.to_string(), allowed))
-        };
-        match *settings {
-            CameraSettings { rotation: Some(degrees), .. }
-                if ![0, 90, 180, 270].contains(&degrees) =>
-            {
-                wrong("rotation", &degrees, "0, 90, 180, 270 degrees clockwise")
-            }
-            CameraSettings { max_rate_hz: Some(rate), .. } if !(0.0..=1000.0).contains(&rate) => {
-                wrong("max_rate_hz", &rate, "0 (no limit) to 1000")
-            }
-            CameraSettings { ood_threshold: Some(threshold), .. } if !threshold.is_finite() => {
-                wrong("ood_threshold", &threshold, "a finite number")
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -262,13 +254,13 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(Error::io(path))
 }
 
-fn parse(key: &str, yaml: &str) -> Result<Value> {
+fn parse(key: &str, yaml: &str) -> Result<Yaml> {
     serde_yaml::from_str(yaml)
         .map_err(|error| Error::setting(key, yaml, format!("a YAML value; {error}")))
 }
 
 /// Dotted keys and values of every section of a parameter file whose node name matches `node`.
-fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Value)>> {
+fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Yaml)>> {
     let yaml = |source| Error::Yaml { path: path.to_path_buf(), source };
     let file: Option<Mapping> = serde_yaml::from_str(text).map_err(yaml)?;
     let mut values = Vec::new();
@@ -281,7 +273,7 @@ fn flat_section(text: &str, path: &Path, node: &str) -> Result<Vec<(String, Valu
 }
 
 /// Calls `found` with the full name and the content of every `ros__parameters`.
-fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Value)) {
+fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Yaml)) {
     for (key, content) in names {
         let (Some(key), Some(inner)) = (key.as_str(), content.as_mapping()) else { continue };
         let name = format!("{prefix}/{}", key.trim_matches('/'));
@@ -292,7 +284,7 @@ fn sections(prefix: &str, names: &Mapping, found: &mut impl FnMut(&str, &Value))
     }
 }
 
-fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, Value)>) {
+fn flatten(prefix: &str, value: &Yaml, into: &mut Vec<(String, Yaml)>) {
     let Some(mapping) = value.as_mapping() else {
         into.push((prefix.to_owned(), value.clone()));
         return;
@@ -320,53 +312,19 @@ fn name_matches(pattern: &str, node: &str) -> bool {
     parts_match(&split(pattern), &split(node))
 }
 
-/// The shipped keys and values, and those that the cameras of the list `cameras` may have, like the
-/// shipped one that holds for all.
-fn with_cameras(
-    shipped: &BTreeMap<String, Value>,
-    cameras: Option<&Value>,
-) -> BTreeMap<String, Value> {
-    let mut known = shipped.clone();
-    let cameras = cameras.or(shipped.get("cameras")).and_then(Value::as_sequence);
-    for name in cameras.into_iter().flatten().filter_map(Value::as_str) {
-        for key in CameraSettings::KEYS {
-            let own = format!("camera_settings.{name}.{key}");
-            known.extend(shipped.get(key).map(|value| (own, value.clone())));
-        }
-    }
-    known
-}
-
-/// Checks a value that was given: the key must be a known one, the type the one it has there.
-fn check(known: &BTreeMap<String, Value>, key: &str, value: &Value) -> Result<()> {
-    let Some(default) = known.get(key) else {
-        let near = |known: &str| strsim::jaro_winkler(known, key);
-        let nearest = known.keys().max_by(|a, b| near(a).total_cmp(&near(b)));
-        let nearest = nearest.map(String::as_str).unwrap_or_default();
-        let allowed = format!("the keys of ood_segmentation.param.yaml; did you mean `{nearest}`?");
-        return Err(Error::setting(key, "not a parameter of this node", allowed));
+/// The name and value of a known parameter, in its own type.
+fn typed(key: &str, yaml: &Yaml, cameras: &[String]) -> Result<(String, Value)> {
+    let row = Parameter::named(key, cameras)?;
+    let Ok(value) = Value::deserialize(yaml) else {
+        return Err(row.refuse(serde_yaml::to_string(yaml).unwrap_or_default().trim()));
     };
-    let (same, kind) = match default {
-        Value::Bool(_) => (value.is_bool(), "true or false"),
-        Value::Number(number) if number.is_f64() => (value.is_number(), "a number"),
-        Value::Number(_) => (value.is_u64(), "a whole number, 0 or more"),
-        Value::Sequence(_) => {
-            let strings = |list: &serde_yaml::Sequence| list.iter().all(Value::is_string);
-            (value.as_sequence().is_some_and(strings), "a list of names, such as [front, rear]")
-        }
-        _ => (value.is_string(), "a text; quote one that looks like a number"),
-    };
-    if !same {
-        let found = serde_yaml::to_string(value).unwrap_or_default();
-        return Err(Error::setting(key, found.trim(), kind));
-    }
-    Ok(())
+    Ok((key.to_owned(), row.check(value)?))
 }
 
 /// The inverse of [`flatten`].
-fn nested(values: impl IntoIterator<Item = (String, Value)>) -> Value {
+fn nested(values: impl IntoIterator<Item = (String, Yaml)>) -> Yaml {
     let mut top = Mapping::new();
-    let mut groups: BTreeMap<String, Vec<(String, Value)>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<(String, Yaml)>> = BTreeMap::new();
     for (key, value) in values {
         match key.split_once('.') {
             Some((group, key)) => {
@@ -383,6 +341,7 @@ fn nested(values: impl IntoIterator<Item = (String, Value)>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameters::{Kind, PARAMETERS};
     use super::*;
 
     fn value(key: &str, yaml: &str) -> Override {
@@ -401,11 +360,52 @@ mod tests {
         flatten("", &serde_yaml::to_value(&config).unwrap(), &mut ours);
         let shipped = flat_section(NODE_PARAMETERS, Path::new(""), "/").unwrap();
         let keys =
-            |list: &[(String, Value)]| list.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>();
+            |list: &[(String, Yaml)]| list.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>();
         assert_eq!(keys(&ours), keys(&shipped));
-        for line in NODE_PARAMETERS.lines().filter(|line| line.starts_with("    ")) {
-            let is_group = line.trim_end().ends_with(':');
-            assert!(is_group || line.contains('#'), "no comment: {line}");
+    }
+
+    #[test]
+    fn the_struct_has_a_field_for_every_row_and_no_other() {
+        let config = load(&[]).unwrap();
+        let values = config.values().unwrap();
+        assert_eq!(values.len(), PARAMETERS.len());
+        assert_eq!(
+            NodeConfig::from_values(values.into_iter().map(|(p, v)| (p.name.into(), v)).collect())
+                .unwrap(),
+            config
+        );
+        for row in PARAMETERS {
+            let Kind::Choice(words) = row.kind else { continue };
+            for word in words {
+                let config = load(&[value(&row.name, word)]).unwrap();
+                let now = config.values().unwrap();
+                assert!(now.contains(&(row.clone(), Value::Text((*word).into()))), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_node_takes_all_changes_or_none() {
+        let config = load(&[]).unwrap();
+        let change = |changes: &[(&str, Value)]| {
+            config.changed(
+                changes.iter().map(|(key, value)| ((*key).into(), value.clone())).collect(),
+            )
+        };
+        let threshold = ("ood_threshold", Value::Integer(3)); // as `ros2 param set` sends a 3
+        let changed = change(&[threshold.clone(), ("jpeg_quality", Value::Integer(7))]).unwrap();
+        assert_eq!((changed.ood_threshold, changed.jpeg_quality), (3.0, 7));
+        let refused = [
+            ("batch", Value::Integer(2), "read-only"),
+            ("jpeg_quality", Value::Integer(101), "1 to 100"),
+            ("jpeg_quality", Value::Double(7.0), "whole number"),
+            ("use_sim_time", Value::Text("true".into()), "true or false"),
+            ("ood_threshold", Value::Double(f64::INFINITY), "finite"),
+            ("jpeg_qualty", Value::Integer(7), "did you mean `jpeg_quality`"),
+        ];
+        for (key, value, expected) in refused {
+            let error = change(&[threshold.clone(), (key, value)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(expected), "{error}");
         }
     }
 
@@ -441,7 +441,7 @@ mod tests {
             ("batch", "0", "1 to 64"),
             ("batch", "-1", "whole number"),
             ("ood_threshold", ".nan", "finite"),
-            ("transport", "h264", "unknown variant `h264`"),
+            ("transport", "h264", "auto, raw, compressed"),
             ("model.device", "3", "quote"),
             ("use_sim_time", "1", "true or false"),
             (
@@ -455,7 +455,7 @@ mod tests {
                 "did you mean `camera_settings.camera.rotation`",
             ),
             ("camera_settings.camera.rotation", "45", "270 degrees"),
-            ("camera_settings.camera.max_rate_hz", "-1", "0 (no limit) to 1000"),
+            ("camera_settings.camera.max_rate_hz", "-1", "0 to 1000"),
             ("rotation", "9", "`rotation`"),
             ("ego_mask", "7", "quote"),
             ("batch_cameras", "0", "1 to 64"),
@@ -488,6 +488,38 @@ mod tests {
         let shipped = serde_yaml::to_value(load(&[]).unwrap()).unwrap();
         for key in CameraSettings::KEYS {
             assert!(shipped.get(key).is_some(), "{key} of all cameras");
+        }
+    }
+
+    #[test]
+    fn what_a_camera_has_of_its_own_is_listed_starts_the_same_node_and_stays() {
+        let own = [
+            value("cameras", "[front, rear]"),
+            value("camera_settings.rear.rotation", "270"),
+            value("camera_settings.front.ood_threshold", "2"),
+            value("camera_settings.front.ego_mask", "front.png"),
+        ];
+        let config = load(&own).unwrap();
+        let values = config.values().unwrap();
+        let listed: Vec<_> =
+            values[PARAMETERS.len()..].iter().map(|(p, v)| (&*p.name, v)).collect();
+        let expected = [
+            ("camera_settings.front.ego_mask", &Value::Text("front.png".into())),
+            ("camera_settings.front.ood_threshold", &Value::Double(2.0)),
+            ("camera_settings.rear.rotation", &Value::Integer(270)),
+        ];
+        assert_eq!(listed, expected);
+        let dumped = values.iter().map(|(p, v)| value(&p.name, &serde_yaml::to_string(v).unwrap()));
+        assert_eq!(load(&dumped.collect::<Vec<_>>()).unwrap(), config);
+        let changed = config.changed(vec![("ood_threshold".into(), Value::Double(5.0))]).unwrap();
+        assert_eq!(changed, NodeConfig { ood_threshold: 5.0, ..config.clone() });
+        for (key, expected) in [
+            ("camera_settings.front.ood_threshold", "read-only"),
+            ("camera_settings.rear.ood_threshold", "read-only"),
+            ("camera_settings.left.ood_threshold", "did you mean `camera_settings."),
+        ] {
+            let error = config.changed(vec![(key.into(), Value::Double(1.0))]).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

@@ -12,12 +12,14 @@ use ros2_client::dds::rustdds::policy::{
 use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
+use ros2_client::parameters::raw::ParameterEvent;
 use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
 use serde::Serialize;
 
 use super::args::Network;
 use super::graph::Graph;
 use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
+use super::service::Service;
 use crate::Result;
 use crate::msg::{LOG, Log};
 
@@ -132,6 +134,36 @@ impl Participant {
     /// Discovery's view of the topics published so far.
     pub(crate) fn graph(&self) -> Graph {
         Graph::new(self.context.domain_participant(), self.offers.clone())
+    }
+
+    /// A service by its absolute name and type, with the QoS that ROS gives to services.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn serve(&mut self, name: &str, package: &str, type_name: &str) -> Result<Service> {
+        let what = || format!("service {name}");
+        let qos = newest(true).history(History::KeepLast { depth: 10 }).build();
+        let participant = self.context.domain_participant().clone();
+        let topic = |name: String, end: &str| {
+            let type_name = dds_type(&format!("{package}/srv/{type_name}_{end}"));
+            participant.create_topic(name, type_name, &qos, TopicKind::NoKey).map_err(failed(what))
+        };
+        let requests = topic(format!("rq{name}Request"), "Request")?;
+        let requests =
+            self.node(name)?.create_subscription(&requests, None).map_err(failed(what))?;
+        let replies = topic(format!("rr{name}Reply"), "Response")?;
+        let publisher = participant.create_publisher(&qos).map_err(failed(what))?;
+        let replies = publisher.create_datawriter_no_key(&replies, None).map_err(failed(what))?;
+        Ok(Service { name: name.to_owned(), requests, replies })
+    }
+
+    /// The publisher of parameter events, with the QoS of rclcpp: of many changes in a row each is sent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn parameter_events(&mut self, name: &str) -> Result<Publisher<ParameterEvent>> {
+        let qos = newest(true).history(History::KeepLast { depth: 1000 }).build();
+        self.publisher(name, "rcl_interfaces/msg/ParameterEvent", qos)
     }
 
     /// As [`Graph::read_topics`].

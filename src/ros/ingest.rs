@@ -22,7 +22,7 @@ use super::rate::RateLimit;
 use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, IMAGE};
+use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -47,6 +47,17 @@ pub(crate) enum Payload {
     Undecodable(String),
 }
 
+impl Payload {
+    /// That of the message; of one that cannot be read none.
+    pub(crate) fn header(&self) -> Header {
+        match self {
+            Self::Raw(image) => image.header.clone(),
+            Self::Compressed(message) => message.header.clone(),
+            Self::Undecodable(_) => Header::default(),
+        }
+    }
+}
+
 /// A running camera: its slot, its calibrations, and the way back for buffers that were read.
 #[derive(Debug)]
 pub(crate) struct Camera {
@@ -54,6 +65,7 @@ pub(crate) struct Camera {
     /// The newest [`CALIBRATIONS`], in the order they came.
     pub(crate) calibrations: Receiver<CameraInfo>,
     buffers: Sender<Vec<u8>>,
+    silence_ms: Slot<u32>,
     thread: JoinHandle<()>,
 }
 
@@ -86,6 +98,7 @@ impl Camera {
         let (buffers, recycled) = bounded(2);
         let (calibrations, unread) = bounded(CALIBRATIONS);
         let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
+        let (silence_ms, new_silence_ms) = self::slot();
         let ingest = Ingest {
             node: (
                 names.namespace().to_owned(),
@@ -111,6 +124,7 @@ impl Camera {
             joined: (Instant::now(), 0),
             mismatch: None,
             watchdog: Watchdog::new(config.silence_ms),
+            new_silence_ms,
         };
         let participant = ingest.join()?;
         let thread = thread::Builder::new().name(format!("ingest {name}"));
@@ -118,7 +132,12 @@ impl Camera {
             what: format!("thread of camera {name}"),
             problem: error.to_string(),
         })?;
-        Ok(Self { slot: reader, calibrations: unread, buffers, thread })
+        Ok(Self { slot: reader, calibrations: unread, buffers, silence_ms, thread })
+    }
+
+    /// Changes how long a silence is taken for the end of the connection.
+    pub(crate) fn set_silence_ms(&mut self, silence_ms: u32) {
+        self.silence_ms.put(|_unread| silence_ms);
     }
 
     /// Hands a buffer back to be filled again.
@@ -172,6 +191,7 @@ struct Ingest {
     joined: (Instant, u64),
     mismatch: Option<String>,
     watchdog: Watchdog,
+    new_silence_ms: Receiver<u32>,
 }
 
 /// How often discovery and silence are looked at.
@@ -263,6 +283,9 @@ impl Ingest {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
+                    if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
+                        self.watchdog = Watchdog::new(silence_ms);
+                    }
                     let found = self.best(participant);
                     let best = found.as_ref().map_or(source, |(best, _)| *best);
                     if best != source {

@@ -17,10 +17,12 @@ mod graph;
 mod ingest;
 mod monitor;
 mod node;
+mod params;
 mod publish;
 mod rate;
 pub mod raw;
 mod rosout;
+mod service;
 mod slot;
 
 pub use args::{Names, Network, RosArgs};

@@ -13,6 +13,7 @@ use super::calibration::Calibrations;
 use super::diagnostics::Health;
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::monitor::{Monitor, ROOM, Report};
+use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
@@ -27,10 +28,12 @@ pub struct Node {
     cameras: Vec<Camera>,
     outputs: Outputs,
     pipeline: Pipeline,
+    services: Services,
     config: NodeConfig,
     views: Vec<View>,
     calibrations: Vec<Calibrations>,
     batcher: Batcher,
+    enabled: bool,
     counts: Vec<Counts>,
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
@@ -106,6 +109,8 @@ impl Node {
         let calibrations = unread.map(Calibrations::new).collect();
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
+        let participant = outputs.participant();
+        let services = Services::start(participant, names, config.clone(), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
@@ -114,7 +119,9 @@ impl Node {
             cameras,
             outputs,
             pipeline,
+            services,
             config,
+            enabled: true,
             views,
             calibrations,
             batcher,
@@ -138,16 +145,32 @@ impl Node {
         self.stop.close(); // for the cameras, when it is the GPU that ended the loop
         drop(self.reports);
         let joined = self.cameras.into_iter().try_for_each(Camera::join);
-        ended.and(joined).and(self.monitor.join())
+        ended.and(joined).and(self.services.join()).and(self.monitor.join())
     }
 
     fn frames(&mut self) -> Result<()> {
         while !self.stop.is_closed() {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
+            if let Ok(settings) = self.services.changes.try_recv() {
+                self.configure(settings)?;
+            }
             self.batch(frames)?;
             self.outputs.remind();
         }
+        Ok(())
+    }
+
+    /// Uses what the services were told; a camera with a threshold of its own keeps it.
+    fn configure(&mut self, settings: Settings) -> Result<()> {
+        let Settings { config, enabled } = settings;
+        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+        self.pipeline.set_ood_threshold(config.ood_threshold as f32)?;
+        self.outputs.configure(&config);
+        if config.silence_ms != self.config.silence_ms {
+            self.cameras.iter_mut().for_each(|camera| camera.set_silence_ms(config.silence_ms));
+        }
+        (self.config, self.enabled) = (config, enabled);
         Ok(())
     }
 
@@ -202,16 +225,18 @@ impl Node {
     /// Pixels from the message; what is learnt on the way goes into `status`.
     fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
         let start = Instant::now();
+        status.header = payload.header();
+        if !self.enabled {
+            return Err(Error::Disabled);
+        }
         let image = match payload {
             Payload::Raw(image) => image,
             Payload::Compressed(message) => {
-                status.header = message.header.clone();
                 Image::from_compressed(&message, &self.pipeline.config().limits)?
             }
             Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
         status.decode_ms = milliseconds(start.elapsed());
-        status.header = image.header.clone();
         (status.height, status.width) = (image.height, image.width);
         Ok(image)
     }
@@ -306,6 +331,7 @@ fn reason(error: &Error) -> &'static str {
         Error::Frame(reject) => reject.name(),
         Error::NotFinite { .. } => "not_finite",
         Error::Setting { .. } => "setting", // an ego mask of another size
+        Error::Disabled => "disabled",
         _ => "inference",
     }
 }

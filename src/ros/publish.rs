@@ -132,6 +132,11 @@ impl Outputs {
         &mut self.participant
     }
 
+    /// Uses what may change at run time.
+    pub(crate) fn configure(&mut self, config: &NodeConfig) {
+        self.jpeg_quality = config.jpeg_quality;
+    }
+
     /// The planes that somebody reads of this camera.
     pub(crate) fn wanted(&mut self, camera: usize) -> Planes {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
