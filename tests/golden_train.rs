@@ -236,6 +236,7 @@ fn model(golden: &Golden, segmentor: &str) -> Model {
         window: window.try_into().unwrap(),
         classes: classes(head.num_classes()),
         source: Source { tool: "golden".into(), from: Vec::new() },
+        variant: String::new(),
         calibration: None,
         sha256: String::new(),
     };

@@ -156,6 +156,7 @@ impl Network {
             classes: classes(head.num_classes(), options)?,
             source: Origin { tool: String::new(), from: Vec::new() },
             sha256: String::new(),
+            variant: String::new(),
             calibration: None,
             backbone,
         };

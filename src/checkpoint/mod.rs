@@ -54,7 +54,7 @@ pub struct BackboneFile {
 /// A file that cannot be read; a sidecar that contradicts itself or the file (SHA-256, names, shapes,
 /// types); values that no trained network has (see [`save`]).
 pub fn load(path: &Path, device: Device, precision: Precision) -> Result<Model> {
-    let config: ModelConfig = match sidecar(path) {
+    let mut config: ModelConfig = match sidecar(path) {
         Err(Error::Yaml { .. }) if sidecar::<BackboneFile>(path).is_ok() => {
             let problem = "holds a backbone alone; `ood_seg train-segmentor` makes a network of it";
             return Err(Error::bad_file(path, problem));
@@ -62,6 +62,7 @@ pub fn load(path: &Path, device: Device, precision: Precision) -> Result<Model> 
         other => other?,
     };
     config.validate()?;
+    config.variant.clear(); // it agreed with the heads, which may be changed from here on
     let bytes = verified(path, &config.sha256, config.num_weights())?;
     let mut model = Model::new(&config, device)?;
     fill(path, &bytes, &model.variables())?;
@@ -116,7 +117,8 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
 /// variances), standard deviations that are not positive; a file that cannot be written. Neither
 /// file is left behind then.
 pub fn save(model: &Model, path: &Path) -> Result<()> {
-    let config = ModelConfig { calibration: None, ..model.config().clone() };
+    let variant = model.config().variant();
+    let config = ModelConfig { variant, calibration: None, ..model.config().clone() };
     write(path, &model.variables(), |sha256| ModelConfig { sha256, ..config })
 }
 

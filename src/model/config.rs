@@ -16,6 +16,8 @@ pub struct ModelConfig {
     pub format: u32,
     /// Name of the architecture, such as `vitb14_reg`; for people, the numbers below decide.
     pub architecture: String,
+    /// What [`ModelConfig::variant`] says, for people reading the file; empty in memory.
+    pub variant: String,
     /// The ViT.
     pub backbone: BackboneConfig,
     /// The FPN decoder.
@@ -375,6 +377,7 @@ impl ModelConfig {
             classes,
             source: Source { tool: String::new(), from: Vec::new() },
             sha256: String::new(),
+            variant: String::new(),
             calibration: None,
         };
         config.validate()?;
@@ -402,6 +405,13 @@ impl ModelConfig {
             "format",
             &self.format,
             "1, the layout this program reads",
+        )?;
+        let variant = self.variant();
+        require(
+            self.variant.is_empty() || self.variant == variant,
+            "variant",
+            &self.variant,
+            &format!("{variant}, as `head` and `uem` say"),
         )?;
         self.backbone.validate()?;
         self.calibration.as_ref().map_or(Ok(()), Calibration::validate)?;
