@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -122,12 +123,23 @@ pub(crate) struct Node {
     folder: tempfile::TempDir,
 }
 
-/// A small network with fixed random weights.
+/// A small network with fixed random weights, the same for all tests of a process: they are drawn once,
+/// since tests run side by side and libtorch's generator is one for all.
 pub(crate) fn weights(folder: &Path) -> PathBuf {
-    let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
-    tch::manual_seed(7);
+    static FILES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    let endings = ["safetensors", "yaml"];
+    let files = FILES.get_or_init(|| {
+        let drawn = tempfile::tempdir().unwrap();
+        let path = drawn.path().join("tiny.safetensors");
+        let config = ModelConfig::named("tiny", "d-d", ClassTable::cityscapes()).unwrap();
+        tch::manual_seed(7);
+        checkpoint::save(&Model::new(&config, tch::Device::Cpu).unwrap(), &path).unwrap();
+        endings.map(|ending| std::fs::read(path.with_extension(ending)).unwrap())
+    });
     let path = folder.join("tiny.safetensors");
-    checkpoint::save(&Model::new(&config, tch::Device::Cpu).unwrap(), &path).unwrap();
+    for (ending, bytes) in endings.iter().zip(files) {
+        std::fs::write(path.with_extension(ending), bytes).unwrap();
+    }
     path
 }
 
