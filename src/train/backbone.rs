@@ -1,7 +1,7 @@
 //! Pre-training of a small backbone on labelled pictures, from random weights to tokens worth freezing.
 //!
 //! Not DINOv2's self-distillation, which takes more pictures and time than a small model is worth: a
-//! linear [`Probe`] reads two things off every final patch token, the classes of its 4 x 4 cells and
+//! linear `Probe` reads two things off every final patch token, the classes of its 4 x 4 cells and
 //! its pixels. The classes teach what stage 1 needs; the pixels keep what a classifier would throw
 //! away, and with it what stage 2 can tell the unknown by. The probe ends with the run.
 
