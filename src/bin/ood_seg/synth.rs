@@ -7,11 +7,12 @@ use std::str::FromStr;
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder, ImageResult};
-use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::data::synth::{
     IGNORE, OOD, ROAD, Rendered, Scene, SceneConfig, Unknowns, paste_picture, scene_seed,
 };
 use ood_segmentation::{Error, Result, file};
+
+use crate::segment::progress;
 
 /// How much to draw, and where it goes.
 #[derive(clap::Args)]
@@ -89,9 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Set::Obstacle, args.obstacle),
         (Set::Pasted, args.pasted),
     ];
-    let total = sets.iter().map(|(_, count)| u64::from(*count)).sum();
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {per_sec}  {eta} left");
-    let bar = ProgressBar::new(total).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+    let total: u64 = sets.iter().map(|(_, count)| u64::from(*count)).sum();
+    let bar = progress(usize::try_from(total).unwrap_or(usize::MAX));
     for (set, count) in sets {
         for index in 0..count {
             match set {
