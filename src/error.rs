@@ -86,6 +86,9 @@ pub enum Error {
         /// All pixels.
         of: usize,
     },
+    /// The network does not answer known pictures as it did; no mask of it is to be trusted.
+    #[error("self-test: {0}; the weights or the device are broken")]
+    SelfTest(String),
     /// The ROS 2 side failed while doing `what`.
     #[error("{what}: {problem}")]
     Ros {

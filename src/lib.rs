@@ -10,7 +10,7 @@
 //! error  image  msg  config  threads         no tch, no ros2-client
 //!   +-- model                                tch; knows shapes, not images, not files
 //!         +-- preprocess  window  checkpoint
-//!               +-- pipeline  obstacle  overlay
+//!               +-- pipeline  obstacle  overlay  selftest
 //!                     +-- ros                ros2-client, no tch            main.rs only
 //!                     +-- bag  data
 //!                     +-- eval <- train                                     bin/ only
@@ -31,6 +31,7 @@ pub mod overlay;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ros;
+pub mod selftest;
 pub mod threads;
 pub mod train;
 pub mod window;

@@ -171,7 +171,8 @@ impl Pipeline {
     /// In the frame's own entry, as [`Pipeline::run`], and [`Error::Setting`] for a [`View`] that does
     /// not fit the frame. The other frames are not concerned, unless libtorch fails in a shared pass.
     pub fn run_batch(&self, frames: &[Frame<'_>]) -> Vec<Result<Prediction>> {
-        let uploads: Vec<_> = frames.iter().map(|frame| self.upload(frame)).collect();
+        let uploads: Vec<_> =
+            frames.iter().map(|frame| self.upload(frame, &self.config.limits)).collect();
         let start = Instant::now();
         let pictures = uploads.iter().flatten().map(|upload| upload.picture.shallow_clone());
         let mut outputs = self.segment(&pictures.collect::<Vec<_>>()).into_iter();
@@ -193,10 +194,21 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::run`], and [`Error::Setting`] for a score that this model cannot give.
     pub fn scores(&self, image: &Image, scores: &[Score]) -> Result<ScoreMaps> {
+        self.scores_within(image, scores, &self.config.limits)
+    }
+
+    /// As [`Pipeline::scores`], whatever the largest frame accepted is.
+    pub(crate) fn scores_within(
+        &self,
+        image: &Image,
+        scores: &[Score],
+        limits: &Limits,
+    ) -> Result<ScoreMaps> {
         for &score in scores {
             check_score(&self.model, score)?;
         }
-        let Upload { picture, .. } = self.upload(&(image, &View::default(), Planes::default()))?;
+        let Upload { picture, .. } =
+            self.upload(&(image, &View::default(), Planes::default()), limits)?;
         let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
         guarded("scoring a frame", || {
             let outputs = raised(outputs, &picture);
@@ -211,9 +223,9 @@ impl Pipeline {
         })?
     }
 
-    fn upload(&self, &(image, view, planes): &Frame<'_>) -> Result<Upload> {
+    fn upload(&self, &(image, view, planes): &Frame<'_>, limits: &Limits) -> Result<Upload> {
         let start = Instant::now();
-        let encoding = image.validate(&self.config.limits)?;
+        let encoding = image.validate(limits)?;
         view.check(image)?;
         guarded("uploading a frame", || {
             let rgb = preprocess::to_rgb(image, encoding, self.model.device())?;
@@ -605,7 +617,7 @@ mod tests {
         let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
         assert_eq!((got.height, got.width), (wh, ww));
         assert_eq!(got.rgb.unwrap().len(), 3 * wh * ww);
-        let upload = pipeline.upload(&(&image, &view, ALL)).unwrap();
+        let upload = pipeline.upload(&(&image, &view, ALL), &Limits::default()).unwrap();
         let outputs = pipeline.segment(&[upload.picture]).remove(0).unwrap();
         assert_eq!(got.score.unwrap(), download::<f32>(&Score::Llr.of(&outputs)));
         let raised = window::raise(&outputs, [150, 301]);

@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 6] = [
     &["error", "file", "image", "msg", "config", "threads"],
     &["model"],
     &["preprocess", "window", "checkpoint"],
-    &["pipeline", "obstacle", "overlay"],
+    &["pipeline", "obstacle", "overlay", "selftest"],
     &["ros", "bag", "data", "eval"],
     &["train"],
 ];
