@@ -5,6 +5,7 @@
 
 mod view;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -238,7 +239,12 @@ impl Pipeline {
     /// The averaged outputs of each picture; a failure of libtorch is everybody's.
     fn segment(&self, pictures: &[Tensor]) -> Vec<Result<Outputs>> {
         let PipelineConfig { plan, batch, .. } = self.config;
-        match caught(|| window::segment(&self.model, pictures, plan, batch)) {
+        let work = || {
+            #[cfg(feature = "fault-injection")]
+            crate::fault::network(&self.model);
+            window::segment(&self.model, pictures, plan, batch)
+        };
+        match caught(work) {
             Ok(outputs) => outputs.into_iter().map(Ok).collect(),
             Err(problem) => {
                 let error =
@@ -341,11 +347,14 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         let _no_grad = tch::no_grad_guard();
         work()
     }));
-    caught.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
-        text.lines().next().unwrap_or_default().to_owned()
-    })
+    caught.map_err(|panic| panic_text(&*panic))
+}
+
+/// The first line of what a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Outputs at the size of the picture `(1, 3, h, w)` they are about.
@@ -369,6 +378,8 @@ fn resized(rgb: &Tensor, plane: &Tensor) -> Tensor {
 /// The score `(1, h, w)`, once it is known that every pixel of it is a number.
 fn finite(score: Score, outputs: &Outputs) -> Result<Tensor> {
     let plane = score.of(outputs);
+    #[cfg(feature = "fault-injection")]
+    let plane = crate::fault::score(plane);
     let bad = plane.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
     if bad > 0 {
         return Err(Error::NotFinite { what: score.name(), bad, of: plane.numel() });
