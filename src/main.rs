@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{env, panic, process, thread};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, process, thread};
 
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
@@ -13,10 +13,13 @@ use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
 use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::selftest::SelfTest;
+use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 const NODE_NAME: &str = "ood_segmentation";
 
@@ -32,7 +35,7 @@ usage: ood_segmentation_node [--help] [--version] [--ros-args ROS_ARGUMENTS]
   --log-level LEVEL          debug, info, warn, error
 
 exit codes: 0 ended by SIGINT or SIGTERM, 65 bad weights, 66 no weights, 69 no such device,
-70 internal error, 71 the GPU failed, 75 DDS cannot start, 78 arguments, parameters or environment";
+70 internal error, 71 the network or its device failed, 75 DDS cannot start, 78 arguments, parameters or environment";
 
 /// An error and the exit code (sysexits.h) that belongs to where it happened.
 struct Failure(u8, Error);
@@ -68,21 +71,30 @@ fn run() -> Result<(), Failure> {
     }
     let names = args.names(NODE_NAME).map_err(exit(78))?;
     let log = start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
+    #[cfg(feature = "fault-injection")]
+    ood_segmentation::fault::arm().map_err(exit(78))?;
+    report_panics();
+    let (watch, stop) = stop_on_signals().map_err(exit(70))?;
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
+    watch.limit(supervisor::Limits {
+        hang: Duration::from_millis(config.hang_ms.into()),
+        memory_mb: config.memory_limit_mb.into(),
+    });
     let pipeline = pipeline(&config)?;
-    exit_when_dds_panics();
-    let stop = stop_on_signals().map_err(exit(70))?;
-    let node =
-        Node::start(&names, network, config, pipeline, Process { stop, log }).map_err(|error| {
-            let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
-            Failure(code, error)
-        })?;
-    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
-    node.run().map_err(|error| {
-        let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
+    watch.enter(Phase::Testing);
+    let selftest = SelfTest::start(&pipeline).map_err(exit(71))?;
+    if !selftest.stored() {
+        log::warn!("the weights came without an answer to the self-test: ood_seg check --write");
+    }
+    watch.enter(Phase::Joining);
+    let process = Process { stop, log, watch, selftest };
+    let node = Node::start(&names, network, config, pipeline, process).map_err(|error| {
+        let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
         Failure(code, error)
-    })
+    })?;
+    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
+    node.run().map_err(|error| Failure(error.exit_code(), error))
 }
 
 /// The network and how frames go through it, as the parameters say.
@@ -158,35 +170,30 @@ fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     if args.rosout { lines } else { never() }
 }
 
-/// A channel that closes at the first SIGINT or SIGTERM; a second one ends the process at once.
-fn stop_on_signals() -> Result<smol::channel::Receiver<()>, Error> {
+/// The supervisor, and a channel that closes at the first SIGINT or SIGTERM; while there is no node yet
+/// the process ends at once, as it does at a second signal.
+fn stop_on_signals() -> Result<(Watch, smol::channel::Receiver<()>), Error> {
     let failed = |error: std::io::Error| Error::Ros {
         what: "catching SIGINT and SIGTERM".into(),
         problem: error.to_string(),
     };
+    let watch = Watch::start().map_err(failed)?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let (running, stop) = smol::channel::bounded(1);
+    let watched = watch.clone();
     let wait = move || {
         for (signal, first) in signals.forever().zip([true, false]) {
             if !first {
                 process::exit(128 + signal);
             }
             log::info!("signal {signal}: stopping after the current frame");
+            if watched.phase() < Phase::Running {
+                low_level::exit(0);
+            }
+            watched.stop(0);
             running.close();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
-    Ok(stop)
-}
-
-/// A panic in a thread of the DDS library would leave the node alive and deaf: end, to be started again.
-fn exit_when_dds_panics() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        report(info);
-        let name = thread::current().name().unwrap_or_default().to_owned();
-        if name.starts_with("RustDDS") || name == "ros spinner" {
-            process::exit(70);
-        }
-    }));
+    Ok((watch, stop))
 }

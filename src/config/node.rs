@@ -42,6 +42,9 @@ pub struct NodeConfig {
     pub obstacle: ObstacleParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
+    pub selftest_period_s: u32,
+    pub hang_ms: u32,
+    pub memory_limit_mb: u32,
     pub use_sim_time: bool,
 }
 

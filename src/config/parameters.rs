@@ -136,6 +136,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "of the outputs; reliable: up to 256 pictures are held per slow reader"),
     row("jpeg_quality", Integer { least: 1, most: 100 }, Live,
         "of overlay/image/compressed"),
+    row("selftest_period_s", Integer { least: 0, most: 3600 }, ReadOnly,
+        "the network answers a known picture that often, between frames; 0: at start only"),
+    row("hang_ms", Integer { least: 0, most: 600_000 }, ReadOnly,
+        "least time after which a frame in work is taken for a hang, exit code 71; ten times the usual if that is longer; 0: never"),
+    row("memory_limit_mb", Integer { least: 0, most: 1 << 20 }, ReadOnly,
+        "resident memory at which the node ends, exit code 70, to be started again; 0: no limit"),
     row("use_sim_time", Bool, Live,
         "true: status leaves latency_ms NaN; stamps pass through unchanged either way"),
 ];

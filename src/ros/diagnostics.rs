@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
+use crate::supervisor::Watch;
 
 /// What a camera's thread knows, sent every 100 ms.
 #[derive(Clone, Debug, Default)]
@@ -57,8 +58,22 @@ pub(crate) struct Health {
     /// From when to when every frame was late.
     over_budget: Option<(Instant, Instant)>,
     transport: Transport,
+    process: Process,
+    /// Self-tests passed, and what was wrong in the last one.
+    tests: (u64, Option<String>),
+    /// The GPU that was hoped for is not there.
+    on_cpu: bool,
     dropping: Option<Instant>,
     shown: BTreeMap<String, Shown>,
+}
+
+/// What the supervisor knows.
+#[derive(Default)]
+struct Process {
+    hung: bool,
+    /// Resident memory and its ceiling, MB.
+    memory: [u64; 2],
+    rebuilds: u64,
 }
 
 /// One camera.
@@ -105,15 +120,33 @@ impl Health {
             node,
             stale_after: Duration::from_millis(config.stale_after_ms.into()),
             budget_ms: config.budget_ms as f32,
-            model,
             cameras: config.cameras.iter().map(camera).collect(),
             times: VecDeque::new(),
             last: None,
             late: 0,
             over_budget: None,
             transport: Transport::default(),
+            process: Process::default(),
+            tests: (0, None),
+            on_cpu: config.model.device == "auto"
+                && model.iter().any(|(key, value)| key == "device" && value == "Cpu"),
             dropping: None,
             shown: BTreeMap::new(),
+            model,
+        }
+    }
+
+    /// What the supervisor knows now.
+    pub(crate) fn process(&mut self, watch: &Watch) {
+        let (hung, memory, rebuilds) = (watch.hung(), watch.memory_mb(), watch.rebuilds());
+        self.process = Process { hung, memory, rebuilds };
+    }
+
+    /// What came of a self-test; a node that failed one ends.
+    pub(crate) fn self_test(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.tests.0 += 1,
+            Err(problem) => self.tests.1 = Some(problem),
         }
     }
 
@@ -159,8 +192,8 @@ impl Health {
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
-        let model = Finding::new(Level::OK, "loaded", self.model.clone());
-        findings.push(("model".into(), model));
+        findings.push(("model".into(), self.model()));
+        findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
         let mut changed = false;
         let mut status = |(name, finding): (String, Finding)| {
@@ -292,6 +325,38 @@ impl Health {
             add("latency_ms", ms(latency));
             add("since_publication_ms", since(camera.last_published, now));
         }
+        Finding::new(level, message, values)
+    }
+
+    fn model(&self) -> Finding {
+        let (level, message) = match &self.tests.1 {
+            Some(problem) => (Level::ERROR, problem.clone()),
+            None if self.on_cpu => {
+                let wish = "no GPU: running on the CPU; model.device: cpu says that it is meant";
+                (Level::ERROR, wish.into())
+            }
+            None => (Level::OK, "loaded".into()),
+        };
+        let mut values = self.model.clone();
+        values.push(value("self_tests_passed", &self.tests.0));
+        Finding::new(level, message, values)
+    }
+
+    fn process_finding(&self) -> Finding {
+        let Process { hung, memory: [resident, ceiling], rebuilds } = self.process;
+        let (level, message) = match hung {
+            true => (Level::ERROR, "something hangs: this process ends, to be started again"),
+            false if ceiling > 0 && resident > ceiling / 10 * 9 => {
+                (Level::WARN, "memory is near memory_limit_mb")
+            }
+            false => (Level::OK, "alive"),
+        };
+        let limit = (ceiling > 0).then_some(ceiling);
+        let values = vec![
+            value("resident_mb", &resident),
+            value("memory_limit_mb", &or_na(limit)),
+            value("rebuilds_for_memory", &rebuilds),
+        ];
         Finding::new(level, message, values)
     }
 

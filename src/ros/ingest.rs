@@ -23,6 +23,7 @@ use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
 use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
+use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -77,6 +78,8 @@ pub(crate) struct Links {
     pub(crate) stop: smol::channel::Receiver<()>,
     /// Where its state goes every [`TICK`].
     pub(crate) reports: Sender<Report>,
+    /// Where its life and its memory are watched.
+    pub(crate) watch: Watch,
 }
 /// Calibrations held until somebody looks: an image and its own may come in either order.
 pub(crate) const CALIBRATIONS: usize = 16;
@@ -114,7 +117,6 @@ impl Camera {
             slot,
             buffers: buffers.clone(),
             recycled,
-            links,
             calibrations: (calibrations, unread.clone()),
             sequence: 0,
             dropped: 0,
@@ -125,6 +127,9 @@ impl Camera {
             mismatch: None,
             watchdog: Watchdog::new(config.silence_ms),
             new_silence_ms,
+            pulse: links.watch.pulse(format!("ingest {name}")),
+            rebuilds: links.watch.rebuilds(),
+            links,
         };
         let participant = ingest.join()?;
         let thread = thread::Builder::new().name(format!("ingest {name}"));
@@ -181,6 +186,9 @@ struct Ingest {
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
     links: Links,
+    pulse: Pulse,
+    /// Of those that the supervisor asked for, the last that was seen to.
+    rebuilds: u64,
     calibrations: (Sender<CameraInfo>, Receiver<CameraInfo>),
     sequence: u64,
     dropped: u64,
@@ -212,6 +220,7 @@ impl Ingest {
         };
         let mut first = Some(participant);
         while !self.links.stop.is_closed() {
+            self.pulse.beat();
             let participant = first.take().map_or_else(
                 || {
                     self.joined = (Instant::now(), self.joined.1 + 1);
@@ -283,6 +292,11 @@ impl Ingest {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
+                    self.pulse.beat();
+                    let asked = self.links.watch.rebuilds();
+                    if std::mem::replace(&mut self.rebuilds, asked) != asked {
+                        return Ok(None);
+                    }
                     if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
                         self.watchdog = Watchdog::new(silence_ms);
                     }

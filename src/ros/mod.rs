@@ -13,6 +13,7 @@ mod batch;
 mod calibration;
 mod context;
 mod diagnostics;
+mod endurance;
 mod graph;
 mod ingest;
 mod monitor;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -11,6 +12,7 @@ use super::args::{Names, Network};
 use super::batch::Batcher;
 use super::calibration::Calibrations;
 use super::diagnostics::Health;
+use super::endurance::{Endurance, Verdict};
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::monitor::{Monitor, ROOM, Report};
 use super::params::{Services, Settings};
@@ -20,7 +22,9 @@ use super::rosout::Line;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
-use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View};
+use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View, panic_text};
+use crate::selftest::SelfTest;
+use crate::supervisor::{Phase, Pulse, Watch};
 use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
@@ -38,6 +42,13 @@ pub struct Node {
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
     reports: Sender<Report>,
+    watch: Watch,
+    pulse: Pulse,
+    selftest: SelfTest,
+    tested: Instant,
+    endurance: Endurance,
+    /// Of each camera the status of the frame in work.
+    in_work: Vec<Option<FrameStatus>>,
 }
 
 /// The node's connections to its process.
@@ -46,6 +57,10 @@ pub struct Process {
     pub stop: smol::channel::Receiver<()>,
     /// Lines for `/rosout`.
     pub log: Receiver<Line>,
+    /// The supervisor.
+    pub watch: Watch,
+    /// That of the pipeline, passed once.
+    pub selftest: SelfTest,
 }
 
 /// What became of a camera's messages.
@@ -91,7 +106,7 @@ impl Node {
         network: Network,
         config: NodeConfig,
         pipeline: Pipeline,
-        Process { stop, log }: Process,
+        Process { stop, log, watch, selftest }: Process,
     ) -> Result<Self> {
         let views = config.cameras.iter().map(|camera| view(camera, &config, &pipeline));
         let views = views.collect::<Result<Vec<_>>>()?;
@@ -99,9 +114,11 @@ impl Node {
         let mut outputs = Outputs::new(names, network, &config, classes)?;
         let (reports, heard) = bounded(ROOM);
         let health = Health::new(names.node().to_owned(), &config, facts(&pipeline, &config));
-        let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
+        let monitor =
+            Monitor::start(outputs.participant(), names, (health, watch.clone()), heard, log)?;
         let start = |(camera, name): (usize, &String)| {
-            let links = Links { camera, stop: stop.clone(), reports: reports.clone() };
+            let (stop, reports, watch) = (stop.clone(), reports.clone(), watch.clone());
+            let links = Links { camera, stop, reports, watch };
             Camera::start(name, names, network, &config, links)
         };
         let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
@@ -112,6 +129,7 @@ impl Node {
         let participant = outputs.participant();
         let services = Services::start(participant, names, config.clone(), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
+        let in_work = vec![None; cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
@@ -129,16 +147,24 @@ impl Node {
             stop,
             monitor,
             reports,
+            pulse: watch.pulse("frames"),
+            watch,
+            selftest,
+            tested: Instant::now(),
+            endurance: Endurance::default(),
+            in_work,
         })
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
     ///
     /// # Errors
-    /// [`Error::Torch`] when the network failed on a GPU, whose state is not to be trusted after that;
-    /// [`Error::Ros`] when a camera's thread panicked.
+    /// [`Error::Torch`], [`Error::SelfTest`] and [`Error::Panicked`] when the network, the device or this
+    /// program is not to be trusted any more; [`Error::Ros`] when a camera's thread panicked.
     pub fn run(mut self) -> Result<()> {
+        self.watch.enter(Phase::Running);
         let ended = self.frames();
+        self.watch.stop(ended.as_ref().map_or_else(Error::exit_code, |()| 0));
         for (name, counts) in self.config.cameras.iter().zip(&self.counts) {
             log::info!("{name}: {counts}");
         }
@@ -152,10 +178,12 @@ impl Node {
         while !self.stop.is_closed() {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
+            self.pulse.beat();
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
             }
-            self.batch(frames)?;
+            self.look_at(frames)?;
+            self.self_test()?;
             self.outputs.remind();
         }
         Ok(())
@@ -174,19 +202,91 @@ impl Node {
         Ok(())
     }
 
-    /// Segments frames of different cameras together; a bad one fails alone.
-    fn batch(&mut self, frames: Vec<(usize, Frame)>) -> Result<()> {
-        let mut ended = Ok(());
+    /// Segments frames under the supervisor's eye; a panic costs them and no others. Ends the node when
+    /// failures are too many.
+    fn look_at(&mut self, frames: Vec<(usize, Frame)>) -> Result<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let pixels = frames.iter().map(|(_, frame)| self.pixels(&frame.payload)).sum();
+        let watch = self.watch.clone();
+        let done = watch.during(pixels, || catch_unwind(AssertUnwindSafe(|| self.batch(frames))));
+        let failure = done.unwrap_or_else(|panic| {
+            let problem = panic_text(&*panic);
+            let mut failure = None;
+            for camera in 0..self.in_work.len() {
+                if let Some(status) = self.in_work[camera].take() {
+                    let problem = problem.clone();
+                    failure = self.end(camera, status, Err(Error::Panicked { problem }));
+                }
+            }
+            failure
+        });
+        let cuda = self.pipeline.model().device().is_cuda();
+        match self.endurance.judge(failure.as_ref(), cuda, Instant::now()) {
+            Verdict::GoOn => Ok(()),
+            Verdict::Test => self.prove(SelfTest::all),
+            Verdict::End => failure.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Pixels of a message, about; a window's at least.
+    fn pixels(&self, payload: &Payload) -> u64 {
+        let limits = &self.pipeline.config().limits;
+        let most = u64::from(limits.max_width) * u64::from(limits.max_height);
+        let pixels = match payload {
+            Payload::Raw(image) => u64::from(image.height) * u64::from(image.width),
+            Payload::Compressed(message) => message.data.len() as u64 * 16, // of a JPEG
+            Payload::Undecodable(_) => 0,
+        };
+        pixels.min(most).max(self.window_pixels())
+    }
+
+    fn window_pixels(&self) -> u64 {
+        self.pipeline.model().config().window.map(i64::unsigned_abs).iter().product()
+    }
+
+    /// Asks the network for the next known picture when it is time and no frame waits; when frames
+    /// always wait, after two periods all the same.
+    fn self_test(&mut self) -> Result<()> {
+        let period = Duration::from_secs(self.config.selftest_period_s.into());
+        let idle = self.cameras.iter().all(|camera| camera.slot.is_empty());
+        let due = if idle { period } else { 2 * period };
+        if period.is_zero() || self.tested.elapsed() < due {
+            return Ok(());
+        }
+        self.tested = Instant::now();
+        self.prove(SelfTest::step)
+    }
+
+    fn prove(&mut self, test: fn(&mut SelfTest, &Pipeline) -> Result<()>) -> Result<()> {
+        let (watch, pixels) = (self.watch.clone(), self.window_pixels());
+        let result = watch.during(pixels, || test(&mut self.selftest, &self.pipeline));
+        let told = result.as_ref().map(|_| ()).map_err(Error::chain);
+        drop(self.reports.try_send(Report::SelfTest(told))); // no room: the next one
+        result
+    }
+
+    /// Segments frames of different cameras together; a bad one fails alone. Returns the last failure.
+    fn batch(&mut self, frames: Vec<(usize, Frame)>) -> Option<Error> {
+        let mut failure = None;
         let mut jobs = Vec::new();
         for (camera, frame) in frames {
+            #[cfg(feature = "fault-injection")]
+            if crate::fault::vanishes() {
+                continue;
+            }
             let mut status = self.begin(camera, &frame);
+            self.in_work[camera] = Some(status.clone());
+            #[cfg(feature = "fault-injection")]
+            crate::fault::frame();
             match self.image(frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.outputs.wanted(camera);
                     jobs.push(Job { camera, status, image, planes, calibration });
                 }
-                Err(error) => ended = ended.and(self.end(camera, status, Err(error))),
+                Err(error) => failure = self.end(camera, status, Err(error)).or(failure),
             }
         }
         let frames = jobs.iter().map(|job| (&job.image, &self.views[job.camera], job.planes));
@@ -201,9 +301,9 @@ impl Node {
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
                 self.outputs.publish(camera, prediction, calibration.as_ref())
             });
-            ended = ended.and(self.end(camera, status, published));
+            failure = self.end(camera, status, published).or(failure);
         }
-        ended
+        failure
     }
 
     /// The status of a frame that nothing is known about yet.
@@ -241,8 +341,14 @@ impl Node {
         Ok(image)
     }
 
-    /// Publishes what became of a frame, counts it and, when the GPU failed, passes that on.
-    fn end(&mut self, camera: usize, mut status: FrameStatus, published: Result<()>) -> Result<()> {
+    /// Publishes what became of a frame, counts it and passes a failure on.
+    fn end(
+        &mut self,
+        camera: usize,
+        mut status: FrameStatus,
+        published: Result<()>,
+    ) -> Option<Error> {
+        self.in_work[camera] = None;
         if let Err(error) = &published {
             status.state = FrameStatus::NO_DATA;
             (status.reason, status.text) = (reason(error).to_owned(), error.chain());
@@ -253,12 +359,7 @@ impl Node {
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);
-        match published {
-            Err(error @ Error::Torch { .. }) if self.pipeline.model().device().is_cuda() => {
-                Err(error)
-            }
-            _ => Ok(()),
-        }
+        published.err()
     }
 
     fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
@@ -332,6 +433,7 @@ fn reason(error: &Error) -> &'static str {
         Error::NotFinite { .. } => "not_finite",
         Error::Setting { .. } => "setting", // an ego mask of another size
         Error::Disabled => "disabled",
+        Error::Panicked { .. } => "panic_recovered",
         _ => "inference",
     }
 }
