@@ -3,7 +3,7 @@
 //! `OOD_SEG_FAULT` says which, as `KIND@FROM..TO:NUMBER`: from that frame on, to before that one (left
 //! out: that frame alone; `FROM..`: for ever), with a number where the kind needs one. `none` is none.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use std::{env, hint, mem, thread};
@@ -84,14 +84,18 @@ pub fn frame() {
 
 /// Whether this frame is to vanish, without a word: `drop`.
 pub fn vanishes() -> bool {
-    now("drop").is_some()
+    let vanishes = now("drop").is_some();
+    FRAMES.fetch_add(vanishes.into(), Relaxed);
+    vanishes
 }
 
 /// In the network: `error` and `memory`, as libtorch reports them; `flip` of bit NUMBER of one weight.
 pub fn network(model: &Model) {
     assert!(now("error").is_none(), "CUDA error: an illegal memory access was encountered");
     assert!(now("memory").is_none(), "CUDA out of memory. Tried to allocate 2.00 GiB");
+    static FLIPPED: AtomicBool = AtomicBool::new(false);
     if let Some(bit) = now("flip")
+        && !FLIPPED.swap(true, Relaxed)
         && let Some(weight) =
             model.variables().remove("segmentor.backbone.dinov2.blocks.1.mlp.fc1.weight")
     {

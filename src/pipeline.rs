@@ -174,6 +174,11 @@ impl Pipeline {
         self.classes_only = !obstacles;
     }
 
+    /// Whether the whole network is at work, see [`Pipeline::set_effort`].
+    pub fn knows_obstacles(&self) -> bool {
+        !self.classes_only
+    }
+
     /// Segments one frame as it comes.
     ///
     /// # Errors

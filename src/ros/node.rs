@@ -276,7 +276,7 @@ impl Node {
 
     fn prove(&mut self, test: fn(&mut SelfTest, &Pipeline) -> Result<()>) -> Result<()> {
         let (watch, pixels) = (self.watch.clone(), self.window_pixels());
-        let result = watch.during(pixels, || test(&mut self.selftest, &self.pipeline));
+        let result = watch.watched(pixels, || test(&mut self.selftest, &self.pipeline));
         let told = result.as_ref().map(|_| ()).map_err(Error::chain);
         drop(self.reports.try_send(Report::SelfTest(told))); // no room: the next one
         result
@@ -294,8 +294,6 @@ impl Node {
             let mut status = self.begin(camera, &frame);
             self.in_work[camera] = Some(status.clone());
             self.received[camera] = Some(frame.received);
-            #[cfg(feature = "fault-injection")]
-            crate::fault::frame();
             match self.image(frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
@@ -347,6 +345,8 @@ impl Node {
     /// Pixels from the message; what is learnt on the way goes into `status`.
     fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
         let start = Instant::now();
+        #[cfg(feature = "fault-injection")]
+        crate::fault::frame();
         status.header = payload.header();
         if !self.enabled {
             return Err(Error::Disabled);

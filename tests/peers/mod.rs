@@ -185,7 +185,7 @@ impl Node {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        panic!("the node did not end");
+        panic!("the node did not end: {:#?}", self.log.try_iter().collect::<Vec<_>>());
     }
 
     /// The next line of its log with this word, and what was logged before it.
