@@ -63,6 +63,9 @@ pub enum Error {
     /// The node was told not to segment.
     #[error("switched off by ~/enable")]
     Disabled,
+    /// Frames take too long, whatever is left out.
+    #[error("frames take longer than budget_ms, even those of the segmentor alone; a pause")]
+    TooSlow,
     /// A message that is not the CDR it should be.
     #[error(transparent)]
     Cdr(#[from] CdrError),

@@ -3,10 +3,10 @@
 //! `OOD_SEG_FAULT` says which, as `KIND@FROM..TO:NUMBER`: from that frame on, to before that one (left
 //! out: that frame alone; `FROM..`: for ever), with a number where the kind needs one. `none` is none.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
-use std::{env, hint, thread};
+use std::{env, hint, mem, thread};
 
 use tch::{Kind, Tensor};
 
@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::{Error, Result};
 
 const VARIABLE: &str = "OOD_SEG_FAULT";
-const KINDS: &str = "none, hang, sleep, panic, leak, drop, stale, nan, error, memory, flip";
+const KINDS: &str = "none, hang, sleep, panic, thread, leak, drop, stale, nan, error, memory, flip";
 
 #[derive(Debug)]
 struct Fault {
@@ -62,7 +62,7 @@ fn now(kind: &str) -> Option<u64> {
     (fault.kind == kind && (fault.from..fault.to).contains(&frame)).then_some(fault.number)
 }
 
-/// Before a frame: `hang`, `sleep` for NUMBER ms, `panic`, `leak` of NUMBER bytes.
+/// Before a frame: `hang`, `sleep` for NUMBER ms, `panic`, here or in a `thread`, `leak` of NUMBER bytes.
 pub fn frame() {
     FRAMES.fetch_add(1, Relaxed);
     if let Some(ms) = now("sleep") {
@@ -73,6 +73,10 @@ pub fn frame() {
         hint::black_box(Box::leak(vec![1_u8; bytes].into_boxed_slice()));
     }
     assert!(now("panic").is_none(), "a panic on purpose");
+    if now("thread").is_some() {
+        let panics = || panic!("a panic on purpose");
+        drop(thread::Builder::new().name("RustDDS on purpose".into()).spawn(panics));
+    }
     while now("hang").is_some() {
         thread::sleep(Duration::from_secs(1));
     }
@@ -80,14 +84,18 @@ pub fn frame() {
 
 /// Whether this frame is to vanish, without a word: `drop`.
 pub fn vanishes() -> bool {
-    now("drop").is_some()
+    let vanishes = now("drop").is_some();
+    FRAMES.fetch_add(vanishes.into(), Relaxed);
+    vanishes
 }
 
 /// In the network: `error` and `memory`, as libtorch reports them; `flip` of bit NUMBER of one weight.
 pub fn network(model: &Model) {
     assert!(now("error").is_none(), "CUDA error: an illegal memory access was encountered");
     assert!(now("memory").is_none(), "CUDA out of memory. Tried to allocate 2.00 GiB");
+    static FLIPPED: AtomicBool = AtomicBool::new(false);
     if let Some(bit) = now("flip")
+        && !FLIPPED.swap(true, Relaxed)
         && let Some(weight) =
             model.variables().remove("segmentor.backbone.dinov2.blocks.1.mlp.fc1.weight")
     {
@@ -105,11 +113,10 @@ pub fn score(score: Tensor) -> Tensor {
 }
 
 /// The mask on its way out, or the one of the frame before with the new header: `stale`.
-pub fn mask(mask: &mut Vec<u8>) {
-    static BEFORE: std::sync::Mutex<Vec<u8>> = std::sync::Mutex::new(Vec::new());
-    let Ok(mut before) = BEFORE.lock() else { return };
-    let old = std::mem::replace(&mut *before, mask.clone());
-    if now("stale").is_some() && old.len() == mask.len() {
-        *mask = old;
-    }
+pub fn mask(mask: Vec<u8>) -> Vec<u8> {
+    static BEFORE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    let Ok(mut before) = BEFORE.lock() else { return mask };
+    let old = mem::replace(&mut *before, mask.clone());
+    let stale = now("stale").is_some() && old.len() == mask.len();
+    if stale { old } else { mask }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{env, process, thread};
+use std::{env, panic, process, thread};
 
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
@@ -47,9 +47,10 @@ fn exit(code: u8) -> impl Fn(Error) -> Failure {
 
 fn main() -> ExitCode {
     threads::sleep_while_waiting();
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, error)) => {
+    match panic::catch_unwind(run) {
+        Err(_reported) => ExitCode::from(70),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(Failure(code, error))) => {
             #[expect(clippy::print_stderr, reason = "logging may not be set up, or be off")]
             {
                 eprintln!("{NODE_NAME}: {}", error.chain());
@@ -83,7 +84,10 @@ fn run() -> Result<(), Failure> {
     });
     let pipeline = pipeline(&config)?;
     watch.enter(Phase::Testing);
-    let selftest = SelfTest::start(&pipeline).map_err(exit(71))?;
+    let selftest = SelfTest::start(&pipeline).map_err(|error| {
+        let code = if matches!(error, Error::Torch { .. }) { 69 } else { 71 };
+        Failure(code, error)
+    })?;
     if !selftest.stored() {
         log::warn!("the weights came without an answer to the self-test: ood_seg check --write");
     }
@@ -116,7 +120,11 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     let (device, why) = device::select(&config.model.device).map_err(exit(69))?;
     let weights = &config.model.weights;
     let model = checkpoint::load(weights, device, precision).map_err(|error| {
-        let code = if matches!(error, Error::Io { .. }) { 66 } else { 65 };
+        let code = match error {
+            Error::Io { .. } => 66,
+            Error::Torch { .. } => 69,
+            _ => 65,
+        };
         Failure(code, error)
     })?;
     let (weights, name) = (weights.display(), &model.config().architecture);

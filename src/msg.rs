@@ -81,6 +81,13 @@ pub struct FrameStatus {
     pub score: String,
     pub ood_threshold: f32,
     pub model_sha256: String,
+    pub age_ms: f32,
+    pub late: bool,
+    pub mode: String,
+    pub ood_fraction: f32,
+    pub run_id: u32,
+    pub mask_crc32: u32,
+    pub ood_crc32: u32,
 }
 
 /// Type of [`FrameStatus`].
@@ -91,6 +98,8 @@ impl FrameStatus {
     pub const OK: u8 = 0;
     /// `state`: nothing is known about this frame.
     pub const NO_DATA: u8 = 1;
+    /// `state`: classes were published, nothing is known about obstacles.
+    pub const CLASSES_ONLY: u8 = 2;
 }
 
 /// `sensor_msgs/CameraInfo`: the pinhole calibration that belongs to an image of the same header.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
+use crate::model::uem::Uem;
 use crate::model::{Model, Outputs, Score};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
@@ -72,8 +73,10 @@ pub struct Prediction {
     /// The threshold of [`Prediction::ood_mask`].
     pub ood_threshold: f32,
     /// 255 where an obstacle is, else 0; where the score is above the threshold, unless
-    /// [`PipelineConfig::obstacle`] says more.
+    /// [`PipelineConfig::obstacle`] says more. Empty while nothing is known about obstacles.
     pub ood_mask: Vec<u8>,
+    /// Share of the frame's pixels whose score is above the threshold.
+    pub ood_fraction: f32,
     /// The obstacles of the mask.
     pub obstacles: Option<Vec<Obstacle>>,
     /// The score per pixel, higher is more out of distribution.
@@ -118,6 +121,9 @@ pub struct ScoreMaps {
 pub struct Pipeline {
     model: Model,
     config: PipelineConfig,
+    /// The model's UEM while it does without.
+    resting: Option<Uem>,
+    classes_only: bool,
 }
 
 impl Pipeline {
@@ -133,7 +139,7 @@ impl Pipeline {
         check_threshold(config.ood_threshold)?;
         config.obstacle.validate()?;
         check_score(&model, config.score)?;
-        Ok(Self { model, config })
+        Ok(Self { model, config, resting: None, classes_only: false })
     }
 
     /// The network.
@@ -154,6 +160,23 @@ impl Pipeline {
         check_threshold(threshold)?;
         self.config.ood_threshold = threshold;
         Ok(())
+    }
+
+    /// Does less or more from the next frame on: with these windows, and with the UEM or without, when
+    /// nothing is known about obstacles ([`Prediction::ood_mask`] is empty).
+    pub fn set_effort(&mut self, plan: Plan, obstacles: bool) {
+        self.config.plan = plan;
+        if obstacles && let Some(uem) = self.resting.take() {
+            self.model.uem = Some(uem);
+        } else if !obstacles && self.model.uem.is_some() {
+            self.resting = self.model.uem.take();
+        }
+        self.classes_only = !obstacles;
+    }
+
+    /// Whether the whole network is at work, see [`Pipeline::set_effort`].
+    pub fn knows_obstacles(&self) -> bool {
+        !self.classes_only
     }
 
     /// Segments one frame as it comes.
@@ -266,9 +289,12 @@ impl Pipeline {
             Resolution::Network => outputs,
         };
         let back = view.rotation.inverse();
-        let score = back.turn(&finite(self.config.score, &outputs)?);
+        let score = if self.classes_only { Score::NegId } else { self.config.score };
+        let score = back.turn(&finite(score, &outputs)?);
         let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
-        let mask = score.gt(f64::from(threshold)).to_kind(Kind::Uint8) * 255;
+        let above = score.gt(f64::from(threshold));
+        let share = || above.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+        let mask = above.to_kind(Kind::Uint8) * 255;
         let (height, width) = size(&score);
         let search = planes.obstacles || !self.config.obstacle.accepts_all(height * width);
         let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
@@ -281,6 +307,8 @@ impl Pipeline {
             classes: download(&back.turn(&classes(&outputs))),
             ood_threshold: threshold,
             ood_mask: download(&mask),
+            #[expect(clippy::cast_possible_truncation, reason = "a share")]
+            ood_fraction: share() as f32,
             obstacles: None,
             score: (planes.score || search).then(|| download(&score)),
             confidence: planes.confidence.then(|| byte(confidence())),
@@ -291,7 +319,9 @@ impl Pipeline {
         if let Some(mask) = &view.ego_mask {
             mask.apply(&mut prediction);
         }
-        if search {
+        if self.classes_only {
+            prediction.forget_obstacles();
+        } else if search {
             self.find_obstacles(&mut prediction, planes);
         }
         prediction.timing.postprocess_ms = milliseconds(start);
@@ -307,6 +337,15 @@ impl Pipeline {
         prediction.ood_mask = found.mask;
         prediction.obstacles = planes.obstacles.then_some(found.list);
         prediction.score = planes.score.then_some(score);
+    }
+}
+
+impl Prediction {
+    /// Leaves the classes, and nothing that could be taken for "no obstacle".
+    fn forget_obstacles(&mut self) {
+        self.ood_mask.clear();
+        self.ood_fraction = 0.0;
+        (self.obstacles, self.score, self.probability, self.rgb) = (None, None, None, None);
     }
 }
 

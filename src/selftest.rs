@@ -68,6 +68,9 @@ impl SelfTest {
         }
         let picture = self.steps % self.first.len();
         self.steps += 1;
+        if !pipeline.knows_obstacles() {
+            return Ok(()); // the answer is that of the whole network
+        }
         let answer = ask(pipeline, u32::try_from(picture).unwrap_or(0))?;
         check(&answer, &self.first[picture], AGAIN, "the first")
     }

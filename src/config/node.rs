@@ -28,6 +28,7 @@ pub struct NodeConfig {
     pub silence_ms: u32,
     pub stale_after_ms: u32,
     pub budget_ms: u32,
+    pub degrade_after_ms: u32,
     pub max_width: u32,
     pub max_height: u32,
     pub max_bytes: u64,

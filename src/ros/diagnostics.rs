@@ -61,6 +61,9 @@ pub(crate) struct Health {
     process: Process,
     /// Self-tests passed, and what was wrong in the last one.
     tests: (u64, Option<String>),
+    /// That of the last frame of any camera, and that of the parameters.
+    mode: String,
+    plan: String,
     /// The GPU that was hoped for is not there.
     on_cpu: bool,
     dropping: Option<Instant>,
@@ -86,6 +89,18 @@ struct Camera {
     /// When masks went out in the last [`WINDOW`].
     published: VecDeque<Instant>,
     last_published: Option<Instant>,
+    /// Received and dropped over the last [`WINDOW`].
+    flow: VecDeque<(Instant, [u64; 2])>,
+    odd: Option<Odd>,
+}
+
+/// Since when a camera's masks say the same, everything or nothing, of pictures that differ.
+#[derive(Clone, Copy)]
+struct Odd {
+    since: Instant,
+    until: Instant,
+    first: u32,
+    differs: bool,
 }
 
 /// A level with its memory.
@@ -93,6 +108,44 @@ struct Camera {
 struct Shown {
     level: u8,
     last_bad: Option<Instant>,
+}
+
+impl Camera {
+    /// Share of the messages of the last [`WINDOW`] that a newer one replaced unread.
+    fn drop_ratio(&self) -> f32 {
+        let (Some((_, first)), Some((_, last))) = (self.flow.front(), self.flow.back()) else {
+            return 0.0;
+        };
+        let [received, dropped] = [0, 1].map(|i| last[i].saturating_sub(first[i]));
+        if received < FEW { 0.0 } else { dropped as f32 / received as f32 }
+    }
+
+    fn observe(&mut self, status: &FrameStatus, now: Instant) {
+        let share = status.ood_fraction;
+        let odd = status.state == FrameStatus::OK && (share == 0.0 || share > SATURATED);
+        let first = status.mask_crc32;
+        let new = Odd { since: now, until: now, first, differs: false };
+        self.odd = odd.then(|| {
+            let before = self.odd.unwrap_or(new);
+            Odd { until: now, differs: before.differs || before.first != first, ..before }
+        });
+    }
+
+    /// What is odd about this camera's masks, if it has been for long.
+    fn oddity(&self) -> Option<String> {
+        let Odd { since, until, differs, .. } = self.odd?;
+        let share = self.last.as_ref()?.ood_fraction;
+        (differs && until - since >= ODD_AFTER).then(|| {
+            let (name, seconds) = (&self.name, ODD_AFTER.as_secs());
+            let share = share * 100.0;
+            format!("{name}: {share:.0} % of the pixels above ood_threshold for over {seconds} s")
+        })
+    }
+}
+
+fn dropping(ratio: f32) -> String {
+    let percent = ratio * 100.0;
+    format!("{percent:.0} % of the images are replaced by newer ones; max_rate_hz leaves them out")
 }
 
 /// One status in the making.
@@ -108,6 +161,15 @@ const WINDOW: Duration = Duration::from_secs(10);
 const CLEAN: Duration = Duration::from_secs(2);
 /// Frames over the budget, or an active camera without masks, are an error after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Shares of dropped images that are a warning and an error.
+const DROPPING: [f32; 2] = [0.05, 0.2];
+/// Fewer messages say nothing about a share.
+const FEW: u64 = 20;
+/// A larger share of unknown pixels is not believed for long, and neither is none at all.
+const SATURATED: f32 = 0.6;
+/// How long.
+const ODD_AFTER: Duration = Duration::from_secs(60);
 
 impl Health {
     /// `node` goes before the name of each status, `model` is shown as it is.
@@ -128,6 +190,8 @@ impl Health {
             transport: Transport::default(),
             process: Process::default(),
             tests: (0, None),
+            mode: String::new(),
+            plan: config.plan.clone(),
             on_cpu: config.model.device == "auto"
                 && model.iter().any(|(key, value)| key == "device" && value == "Cpu"),
             dropping: None,
@@ -150,8 +214,10 @@ impl Health {
         }
     }
 
-    pub(crate) fn input(&mut self, camera: usize, input: Input) {
-        self.cameras[camera].input = input;
+    pub(crate) fn input(&mut self, camera: usize, input: Input, now: Instant) {
+        let camera = &mut self.cameras[camera];
+        camera.flow.push_back((now, [input.received, input.dropped]));
+        camera.input = input;
     }
 
     pub(crate) fn transport(&mut self, transport: Transport, now: Instant) {
@@ -164,6 +230,7 @@ impl Health {
     /// What became of a camera's frame; `now` is its end.
     pub(crate) fn frame(&mut self, camera: usize, status: FrameStatus, now: Instant) {
         let camera = &mut self.cameras[camera];
+        camera.observe(&status, now);
         if status.state == FrameStatus::OK {
             camera.published.push_back(now);
             camera.last_published = Some(now);
@@ -182,6 +249,7 @@ impl Health {
         } else {
             *camera.refused.entry(status.reason.clone()).or_default() += 1;
         }
+        self.mode.clone_from(&status.mode);
         camera.last = Some(status);
     }
 
@@ -221,6 +289,7 @@ impl Health {
         while self.times.pop_front_if(|(time, _)| !recent(*time)).is_some() {}
         for camera in &mut self.cameras {
             while camera.published.pop_front_if(|time| !recent(*time)).is_some() {}
+            while camera.flow.pop_front_if(|(time, _)| !recent(*time)).is_some() {}
         }
     }
 
@@ -243,7 +312,11 @@ impl Health {
             (.., Some(age)) if age > self.stale_after => {
                 ("stale", Level::ERROR, format!("the newest image came {} ms ago", age.as_millis()))
             }
-            _ => ("active", Level::OK, "active".into()),
+            _ => match camera.drop_ratio() {
+                ratio if ratio > DROPPING[1] => ("dropping", Level::ERROR, dropping(ratio)),
+                ratio if ratio > DROPPING[0] => ("dropping", Level::WARN, dropping(ratio)),
+                _ => ("active", Level::OK, "active".into()),
+            },
         }
     }
 
@@ -260,6 +333,7 @@ impl Health {
             value("size", &or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
             value("received", &input.received),
             value("dropped", &input.dropped),
+            value("drop_ratio", &format!("{:.2}", camera.drop_ratio())),
         ];
         let refused = camera.refused.iter();
         values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));
@@ -278,6 +352,10 @@ impl Health {
                 let level = if until - since >= PATIENCE { Level::ERROR } else { Level::WARN };
                 (level, format!("frames take longer than budget_ms = {}", self.budget_ms))
             }
+            _ if self.mode().is_some_and(|mode| mode != self.plan) => {
+                let mode = self.mode().unwrap_or_default();
+                (Level::WARN, format!("degraded to {mode}: {} took too long", self.plan))
+            }
             (.., Some(_)) => (Level::OK, "within the budget".into()),
             (.., None) => (Level::OK, "no frame yet".into()),
         };
@@ -295,14 +373,20 @@ impl Health {
             value("window_s", &WINDOW.as_secs()),
             value("budget_ms", &self.budget_ms),
             value("late_frames", &self.late),
+            value("mode", &or_na(self.mode())),
             value("ood_threshold", &or_na(last.map(|last| last.ood_threshold))),
         ];
         Finding::new(level, message, values)
     }
 
+    /// The mode of the last frame of any camera.
+    fn mode(&self) -> Option<&str> {
+        Some(self.mode.as_str()).filter(|mode| !mode.is_empty())
+    }
+
     fn output(&self, now: Instant) -> Finding {
         let silent = |camera: &&Camera| {
-            let active = self.state(camera, now).0 == "active";
+            let active = ["active", "dropping"].contains(&self.state(camera, now).0);
             active && camera.last_published.is_some_and(|last| now - last > PATIENCE)
         };
         let silent: Vec<_> = self.cameras.iter().filter(silent).map(|c| c.name.clone()).collect();
@@ -335,7 +419,10 @@ impl Health {
                 let wish = "no GPU: running on the CPU; model.device: cpu says that it is meant";
                 (Level::ERROR, wish.into())
             }
-            None => (Level::OK, "loaded".into()),
+            None => match self.cameras.iter().find_map(Camera::oddity) {
+                Some(oddity) => (Level::WARN, oddity),
+                None => (Level::OK, "loaded".into()),
+            },
         };
         let mut values = self.model.clone();
         values.push(value("self_tests_passed", &self.tests.0));
@@ -480,14 +567,14 @@ mod tests {
         let topic = "/front/image_raw".to_owned();
         let input = Input { topic, publishers: 1, ..Input::default() };
         let mismatch = Some("set reliability: auto".to_owned());
-        health.input(0, Input { mismatch, ..input.clone() });
+        health.input(0, Input { mismatch, ..input.clone() }, start);
         let message = expect(&mut health, 100, "qos_mismatch", Level::WARN);
         assert_eq!(message, "set reliability: auto");
-        health.input(0, input.clone());
+        health.input(0, input.clone(), start);
         expect(&mut health, 200, "waiting_image", Level::WARN);
-        health.input(0, Input { newest: Some(at(300)), ..input.clone() });
+        health.input(0, Input { newest: Some(at(300)), ..input.clone() }, start);
         expect(&mut health, 600, "active", Level::WARN); // not yet clean for long enough
-        health.input(0, Input { newest: Some(at(2200)), ..input.clone() });
+        health.input(0, Input { newest: Some(at(2200)), ..input.clone() }, start);
         expect(&mut health, 2300, "active", Level::OK);
         expect(&mut health, 2501, "stale", Level::ERROR);
         let (reason, text) = ("encoding".to_owned(), "rgb42 is not known".to_owned());
@@ -497,7 +584,7 @@ mod tests {
         assert_eq!(message, "encoding: rgb42 is not known");
         assert_eq!(find(&mut health, "dds", at(2600)).2["drops/encoding"], "1");
         health.frame(0, frame(5.0), at(2700));
-        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input });
+        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input }, start);
         expect(&mut health, 2800, "no_publisher", Level::WARN);
     }
 
@@ -554,7 +641,7 @@ mod tests {
         assert_eq!(values["rear/rate_hz"], "n/a");
         (0..30).for_each(|i| health.frame(1, frame(5.0), at(100 * i)));
         let (publishers, newest) = (1, Some(at(4000)));
-        health.input(1, Input { publishers, newest, ..Input::default() });
+        health.input(1, Input { publishers, newest, ..Input::default() }, start);
         let (level, message, values) = find(&mut health, "output", at(4000));
         assert_eq!((level, values["rear/rate_hz"].as_str()), (Level::ERROR, "3.0"), "{message}");
         assert_eq!(
@@ -562,5 +649,45 @@ mod tests {
             ("1100", "250.0")
         );
         assert!(message.ends_with(": rear"), "{message}");
+    }
+
+    #[test]
+    fn a_share_of_dropped_images_is_a_warning_and_then_an_error() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let mut play = |share: u64, from: u64| {
+            for i in from..from + 100 {
+                let (now, received) = (start + Duration::from_millis(100 * i), 10 * i);
+                let dropped = received * share / 100;
+                let (publishers, newest) = (1, Some(now));
+                let input = Input { publishers, newest, received, dropped, ..Input::default() };
+                health.input(0, input, now);
+            }
+            find(&mut health, "input/front", start + Duration::from_millis(100 * (from + 99)))
+        };
+        assert_eq!(play(4, 0).0, Level::OK);
+        let (level, message, values) = play(10, 1000);
+        assert_eq!((level, &*values["drop_ratio"], &*values["state"]), (1, "0.10", "dropping"));
+        assert!(message.contains("max_rate_hz"), "{message}");
+        assert_eq!(play(60, 2000).0, Level::ERROR);
+    }
+
+    #[test]
+    fn masks_that_are_full_or_empty_for_a_minute_are_odd_unless_the_picture_stands_still() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let mut play = |share: f32, from: u32, moves: bool| {
+            for i in from..from + 66 {
+                let mask_crc32 = if moves { i } else { 7 };
+                let now = start + Duration::from_secs(i.into());
+                health.frame(0, FrameStatus { ood_fraction: share, mask_crc32, ..frame(5.0) }, now);
+            }
+            find(&mut health, "model", start + Duration::from_secs((from + 66).into()))
+        };
+        assert_eq!(play(0.01, 0, true).0, Level::OK);
+        assert_eq!(play(0.0, 100, false).0, Level::OK);
+        assert_eq!(play(0.3, 200, true).0, Level::OK);
+        let (level, message, _) = play(0.0, 300, true);
+        assert!(level == Level::WARN && message.contains("front: 0 %"), "{message}");
+        assert_eq!(play(0.59, 400, true).0, Level::OK);
+        assert_eq!(play(0.61, 500, true).0, Level::WARN);
     }
 }

@@ -155,7 +155,7 @@ impl Speaker {
 
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Input(camera, input) => self.health.input(camera, input),
+            Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
             Report::SelfTest(result) => self.health.self_test(result),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {

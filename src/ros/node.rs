@@ -11,9 +11,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::args::{Names, Network};
 use super::batch::Batcher;
 use super::calibration::Calibrations;
-use super::diagnostics::Health;
+use super::diagnostics::{Health, processing_ms};
+use super::e2e::{Identity, run_id};
 use super::endurance::{Endurance, Verdict};
 use super::ingest::{Camera, Frame, Links, Payload};
+use super::mode::{Ladder, Mode};
 use super::monitor::{Monitor, ROOM, Report};
 use super::params::{Services, Settings};
 use super::publish::Outputs;
@@ -25,6 +27,7 @@ use crate::msg::{CameraInfo, FrameStatus, Stamp};
 use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View, panic_text};
 use crate::selftest::SelfTest;
 use crate::supervisor::{Phase, Pulse, Watch};
+use crate::window::Plan;
 use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
@@ -49,6 +52,10 @@ pub struct Node {
     endurance: Endurance,
     /// Of each camera the status of the frame in work.
     in_work: Vec<Option<FrameStatus>>,
+    /// When that frame came.
+    received: Vec<Option<Instant>>,
+    ladder: Ladder,
+    run_id: u32,
 }
 
 /// The node's connections to its process.
@@ -84,6 +91,9 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How long the loop waits for frames before it looks at what is due without any.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// What a status says about a frame without obstacles.
+const CLASSES_ONLY: &str = "frames take longer than budget_ms: nothing is known about obstacles";
 
 /// A frame that can be segmented.
 struct Job {
@@ -130,6 +140,8 @@ impl Node {
         let services = Services::start(participant, names, config.clone(), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         let in_work = vec![None; cameras.len()];
+        let plan = pipeline.config().plan;
+        let ladder = Ladder::new(plan, config.budget_ms, config.degrade_after_ms);
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
@@ -152,7 +164,10 @@ impl Node {
             selftest,
             tested: Instant::now(),
             endurance: Endurance::default(),
+            received: vec![None; in_work.len()],
             in_work,
+            ladder,
+            run_id: run_id(),
         })
     }
 
@@ -261,7 +276,7 @@ impl Node {
 
     fn prove(&mut self, test: fn(&mut SelfTest, &Pipeline) -> Result<()>) -> Result<()> {
         let (watch, pixels) = (self.watch.clone(), self.window_pixels());
-        let result = watch.during(pixels, || test(&mut self.selftest, &self.pipeline));
+        let result = watch.watched(pixels, || test(&mut self.selftest, &self.pipeline));
         let told = result.as_ref().map(|_| ()).map_err(Error::chain);
         drop(self.reports.try_send(Report::SelfTest(told))); // no room: the next one
         result
@@ -278,8 +293,7 @@ impl Node {
             }
             let mut status = self.begin(camera, &frame);
             self.in_work[camera] = Some(status.clone());
-            #[cfg(feature = "fault-injection")]
-            crate::fault::frame();
+            self.received[camera] = Some(frame.received);
             match self.image(frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
@@ -299,7 +313,11 @@ impl Node {
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
-                self.outputs.publish(camera, prediction, calibration.as_ref())
+                let identity = Identity { run_id: self.run_id, sequence: status.sequence };
+                self.outputs.publish((camera, identity), prediction, calibration.as_ref())
+            });
+            let published = published.map(|checks| {
+                [status.mask_crc32, status.ood_crc32] = checks;
             });
             failure = self.end(camera, status, published).or(failure);
         }
@@ -318,6 +336,8 @@ impl Node {
             score: self.pipeline.config().score.to_string(),
             ood_threshold: self.views[camera].ood_threshold.unwrap_or(threshold),
             model_sha256: self.pipeline.model().config().sha256.clone(),
+            mode: self.ladder.mode().to_string(),
+            run_id: self.run_id,
             ..FrameStatus::default()
         }
     }
@@ -325,9 +345,14 @@ impl Node {
     /// Pixels from the message; what is learnt on the way goes into `status`.
     fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
         let start = Instant::now();
+        #[cfg(feature = "fault-injection")]
+        crate::fault::frame();
         status.header = payload.header();
         if !self.enabled {
             return Err(Error::Disabled);
+        }
+        if self.ladder.mode() == Mode::NoResult {
+            return Err(Error::TooSlow);
         }
         let image = match payload {
             Payload::Raw(image) => image,
@@ -352,14 +377,39 @@ impl Node {
         if let Err(error) = &published {
             status.state = FrameStatus::NO_DATA;
             (status.reason, status.text) = (reason(error).to_owned(), error.chain());
+        } else if self.ladder.mode() == Mode::SegmentorOnly {
+            status.state = FrameStatus::CLASSES_ONLY;
+            (status.reason, status.text) = (status.mode.clone(), CLASSES_ONLY.to_owned());
         }
+        let (received, budget) = (self.received[camera], self.config.budget_ms as f32);
+        status.age_ms = received.map_or(0.0, |received| milliseconds(received.elapsed()));
+        status.late = status.age_ms > budget;
         let stamp = status.header.stamp;
         status.latency_ms = if self.config.use_sim_time { f32::NAN } else { since(stamp) };
         self.count(camera, &status, published.as_ref().err());
+        match &published {
+            Ok(()) => self.pace(Some(processing_ms(&status))),
+            Err(Error::TooSlow) => self.pace(None),
+            Err(_) => {}
+        }
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);
         published.err()
+    }
+
+    /// Does less or more from the next frame on, as the budget says.
+    fn pace(&mut self, took_ms: Option<f32>) {
+        if !self.ladder.frame(took_ms, Instant::now()) {
+            return;
+        }
+        let mode = self.ladder.mode();
+        let level = if self.ladder.is_degraded() { log::Level::Warn } else { log::Level::Info };
+        log::log!(level, "mode {mode}: frames are held to budget_ms = {}", self.config.budget_ms);
+        match mode {
+            Mode::Full(plan) => self.pipeline.set_effort(plan, true),
+            Mode::SegmentorOnly | Mode::NoResult => self.pipeline.set_effort(Plan::Single, false),
+        }
     }
 
     fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
@@ -420,6 +470,7 @@ fn view(camera: &str, config: &NodeConfig, pipeline: &Pipeline) -> Result<View> 
 /// What the prediction says about itself, into the status.
 fn note(status: &mut FrameStatus, prediction: &Prediction, batch: u32) {
     status.ood_threshold = prediction.ood_threshold;
+    status.ood_fraction = prediction.ood_fraction;
     status.preprocess_ms = prediction.timing.preprocess_ms;
     status.inference_ms = prediction.timing.inference_ms;
     status.postprocess_ms = prediction.timing.postprocess_ms;
@@ -433,6 +484,7 @@ fn reason(error: &Error) -> &'static str {
         Error::NotFinite { .. } => "not_finite",
         Error::Setting { .. } => "setting", // an ego mask of another size
         Error::Disabled => "disabled",
+        Error::TooSlow => "too_slow",
         Error::Panicked { .. } => "panic_recovered",
         _ => "inference",
     }

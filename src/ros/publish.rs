@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::args::{Names, Network};
 use super::context::Participant;
+use super::e2e::{self, Identity};
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
@@ -163,18 +164,23 @@ impl Outputs {
     }
 
     /// Publishes what was [`wanted`](Self::wanted), the two masks if they are read, and beside them the
-    /// calibration at their size if there is one.
+    /// calibration at their size if there is one. Returns what the two masks can be checked against.
     ///
     /// # Errors
     /// An encoder that fails.
     pub(crate) fn publish(
         &self,
-        camera: usize,
+        (camera, identity): (usize, Identity),
         prediction: Prediction,
         calibration: Option<&CameraInfo>,
-    ) -> Result<()> {
+    ) -> Result<[u32; 2]> {
         let camera = &self.cameras[camera];
         let Prediction { header, height, width, classes, ood_mask, rgb, .. } = prediction;
+        let ood_mask = (!ood_mask.is_empty()).then_some(ood_mask);
+        let crc = |mask: &Vec<u8>| e2e::crc32(identity, &header, [height, width], mask);
+        let checks = [crc(&classes), ood_mask.as_ref().map_or(0, crc)];
+        #[cfg(feature = "fault-injection")]
+        let ood_mask = ood_mask.map(crate::fault::mask);
         let size = (height, width);
         let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
         if let Some(calibration) = calibration {
@@ -190,14 +196,14 @@ impl Outputs {
             camera.detections.publish(obstacle::detections(&obstacles, &header));
             camera.outlines.publish(obstacle::outlines(&obstacles, &header, obstacle::OUTLINE));
         }
-        if let Some(rgb) = rgb {
-            let mixed = overlay(&rgb, width, &classes, &ood_mask, &self.classes);
+        if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
+            let mixed = overlay(&rgb, width, &classes, ood_mask, &self.classes);
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
             let mixed = image("rgb8", mixed);
             self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
         }
         let png = |plane: &[u8]| encode_png(height, width, plane);
-        let masks = [(&camera.semantic, Some(classes)), (&camera.ood, Some(ood_mask))];
+        let masks = [(&camera.semantic, Some(classes)), (&camera.ood, ood_mask)];
         let pictures = masks.into_iter().chain([(&camera.probability, prediction.probability)]);
         for (pair, plane) in pictures.filter_map(|(pair, plane)| Some((pair, plane?))) {
             // The trailing space is part of image_transport's format.
@@ -210,7 +216,7 @@ impl Outputs {
             let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
             camera.score.publish(image("32FC1", bytes));
         }
-        Ok(())
+        Ok(checks)
     }
 
     /// A picture and its compressed twin, each if it is read.

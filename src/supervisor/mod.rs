@@ -90,6 +90,8 @@ const START: [(Duration, i32, &str); 3] = [
     (Duration::from_secs(120), 71, "the network did not answer"),
     (Duration::from_secs(60), 75, "DDS did not start"),
 ];
+/// Longest for the first frame: nothing is known yet, and libraries prepare themselves.
+const FIRST: Duration = Duration::from_secs(120);
 /// Longest end: a frame in work is abandoned then.
 const STOP: Duration = Duration::from_millis(1800);
 /// A thread other than the network's is stuck when nothing was heard of it for so long.
@@ -134,6 +136,7 @@ impl Watch {
     pub fn stop(&self, code: u8) {
         if self.shared.phase.fetch_max(Phase::Stopping as u8, Relaxed) < Phase::Stopping as u8 {
             self.shared.code.store(code, Relaxed);
+            drop(self.pulse("stop")); // wakes the supervisor
         }
     }
 
@@ -147,18 +150,26 @@ impl Watch {
         Pulse(beat)
     }
 
-    /// Runs work on so many pixels under the eye of the supervisor.
+    /// Runs work on frames of so many pixels under the eye of the supervisor, and learns from it how
+    /// long such work takes.
     pub fn during<T>(&self, pixels: u64, work: impl FnOnce() -> T) -> T {
         let (shared, start) = (&self.shared, Instant::now());
+        let done = self.watched(pixels, work);
+        let picoseconds = start.elapsed().as_nanos().saturating_mul(1000);
+        let pace = u64::try_from(picoseconds / u128::from(pixels.max(1))).unwrap_or(u64::MAX);
+        let before = shared.pace.load(Relaxed);
+        shared.pace.store(pace.max(before / 16 * 15).max(1), Relaxed);
+        done
+    }
+
+    /// Runs other work on so many pixels under the eye of the supervisor.
+    pub fn watched<T>(&self, pixels: u64, work: impl FnOnce() -> T) -> T {
+        let shared = &self.shared;
         shared.serial.fetch_add(1, Relaxed);
         shared.largest.fetch_max(pixels, Relaxed);
         shared.work.store(pixels.max(1), Relaxed);
         let done = work();
         shared.work.store(0, Relaxed);
-        let picoseconds = start.elapsed().as_nanos().saturating_mul(1000);
-        let pace = u64::try_from(picoseconds / u128::from(pixels.max(1))).unwrap_or(u64::MAX);
-        let before = shared.pace.load(Relaxed);
-        shared.pace.store(pace.max(before / 16 * 15), Relaxed);
         done
     }
 
@@ -217,7 +228,11 @@ impl Shared {
 
     /// How long the work on so many pixels may take.
     fn patience(&self, pixels: u64) -> Duration {
-        let usual = self.pace.load(Relaxed).saturating_mul(pixels) / 1000;
+        let pace = self.pace.load(Relaxed);
+        if pace == 0 {
+            return FIRST;
+        }
+        let usual = pace.saturating_mul(pixels) / 1000;
         let least = Duration::from_millis(self.hang_ms.load(Relaxed));
         least.max(Duration::from_nanos(usual.saturating_mul(PATIENCE)))
     }
@@ -271,7 +286,10 @@ impl Supervisor {
         let mut last = Instant::now();
         loop {
             match beats.recv_timeout(TICK.saturating_sub(last.elapsed())) {
-                Ok(beat) => self.threads.push((beat, Timer::default())),
+                Ok(beat) => {
+                    self.threads.push((beat, Timer::default()));
+                    self.notify.phase(self.shared.phase());
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     let lived = last.elapsed().min(2 * TICK);
                     last = Instant::now();
@@ -402,6 +420,9 @@ mod tests {
             watch.shared.serial.fetch_add(1, Relaxed);
             watch.shared.work.store(pixels, Relaxed);
         };
+        begin(1000);
+        assert_eq!(ends(&mut supervisor, 1190), None, "the first one");
+        watch.shared.pace.store(1, Relaxed);
         begin(1000);
         let (ticks, (code, _)) = ends(&mut supervisor, 100).unwrap();
         assert_eq!((ticks, code, watch.hung()), (21, 71, true));
