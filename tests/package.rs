@@ -158,7 +158,7 @@ fn a_bag_is_played_with_its_clock_to_the_node() {
 fn topics(document: &Value, found: &mut BTreeSet<String>) {
     match document {
         Value::String(text) if text.starts_with('/') => {
-            drop(found.insert(text.split('.').next().unwrap().to_owned()));
+            found.insert(text.split('.').next().unwrap().to_owned());
         }
         Value::Array(items) => items.iter().for_each(|item| topics(item, found)),
         Value::Object(items) => items.iter().for_each(|(key, item)| {
