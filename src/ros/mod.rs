@@ -18,6 +18,7 @@ mod graph;
 mod ingest;
 mod monitor;
 mod node;
+mod operating;
 mod params;
 mod publish;
 mod rate;
