@@ -11,7 +11,7 @@ use ood_segmentation::config::{NodeConfig, ObstacleParameters};
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::pipeline::{OperatingPoint, Pipeline, PipelineConfig};
 use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::selftest::SelfTest;
 use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
@@ -104,19 +104,8 @@ fn run() -> Result<(), Failure> {
 /// The network and how frames go through it, as the parameters say.
 fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     let precision: Precision = config.model.precision.parse().map_err(exit(78))?;
-    let settings = PipelineConfig {
-        plan: config.plan.parse::<Plan>().map_err(exit(78))?,
-        batch: config.batch,
-        score: config.score.parse::<Score>().map_err(exit(78))?,
-        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-        ood_threshold: config.ood_threshold as f32,
-        obstacle: obstacle(&config.obstacle),
-        limits: Limits {
-            max_width: config.max_width,
-            max_height: config.max_height,
-            max_bytes: config.max_bytes,
-        },
-    };
+    let plan: Plan = config.plan.parse().map_err(exit(78))?;
+    let score: Score = config.score.parse().map_err(exit(78))?;
     let (device, why) = device::select(&config.model.device).map_err(exit(69))?;
     let weights = &config.model.weights;
     let model = checkpoint::load(weights, device, precision).map_err(|error| {
@@ -129,19 +118,32 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     })?;
     let (weights, name) = (weights.display(), &model.config().architecture);
     log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
+    let calibrated = OperatingPoint::of(model.config(), score);
+    let settings = PipelineConfig {
+        plan,
+        batch: config.batch,
+        score,
+        ood_threshold: config.ood_threshold.or(calibrated.ood_threshold),
+        obstacle: obstacle(&config.obstacle, calibrated),
+        limits: Limits {
+            max_width: config.max_width,
+            max_height: config.max_height,
+            max_bytes: config.max_bytes,
+        },
+    };
     Pipeline::new(model, settings).map_err(exit(78))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-fn obstacle(parameters: &ObstacleParameters) -> ObstacleConfig {
+fn obstacle(parameters: &ObstacleParameters, calibrated: OperatingPoint) -> ObstacleConfig {
     ObstacleConfig {
         hysteresis: parameters.hysteresis as f32,
         mean_margin: parameters.mean_margin as f32,
         min_area: parameters.min_area,
         max_area: parameters.max_area,
         min_road: parameters.min_road as f32,
-        temperature: parameters.temperature as f32,
-        offset: parameters.offset as f32,
+        temperature: parameters.temperature.or(calibrated.temperature),
+        offset: parameters.offset.or(calibrated.offset),
         tolerance: parameters.tolerance as f32,
     }
 }

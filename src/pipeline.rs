@@ -3,6 +3,7 @@
 //! Logits are averaged over the windows first and scored after: a maximum does not commute with a
 //! mean. The only place that turns a panic of libtorch into an [`Error`].
 
+mod operating;
 mod view;
 
 use std::any::Any;
@@ -20,6 +21,7 @@ use crate::preprocess;
 use crate::window::{self, Plan};
 use crate::{Error, Result};
 
+pub use operating::OperatingPoint;
 pub use view::{EgoMask, Resolution, Rotation, UNLABELLED, View};
 
 /// How frames are processed.
@@ -150,6 +152,11 @@ impl Pipeline {
     /// The settings.
     pub fn config(&self) -> &PipelineConfig {
         &self.config
+    }
+
+    /// What holds where the parameters leave it to the model.
+    pub fn calibrated(&self) -> OperatingPoint {
+        OperatingPoint::of(self.model.config(), self.config.score)
     }
 
     /// Moves the operating point; the next frame uses it.

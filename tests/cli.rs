@@ -484,3 +484,42 @@ fn ctrl_c_leaves_no_part_of_a_bag() {
     assert!(err.contains("out/masks: interrupted after ") && err.contains(" of 5000"), "{err}");
     assert_eq!(fs::read_dir(path.join("out")).unwrap().count(), 0, "{err}");
 }
+
+#[test]
+fn a_drawn_bag_is_the_same_twice_and_rosbags_reads_pictures_and_calibration_of_one_stamp() {
+    let folder = folder();
+    let path = folder.path();
+    let draw = |name: &str, more: &[&str]| {
+        let out = path.join(name);
+        let size =
+            ["synth", "--bag", "--frames", "3", "--fps", "20", "--size", "64x48", "--seed", "4"];
+        let (code, said, err) = ran(ood_seg().args(size).args(more).arg("--out").arg(&out));
+        assert_eq!((code, said), (Some(0), format!("3 frames in {}\n", out.display())), "{err}");
+        fs::read(out.join(format!("{name}_0.mcap"))).unwrap()
+    };
+    assert!(draw("one", &["--camera", "front"]) == draw("two", &["--camera", "front"]).clone());
+    draw("jpeg", &["--jpeg"]);
+    let found = messages(&path.join("one"));
+    assert_eq!(found.len(), 6);
+    for pair in found.chunks(2) {
+        let info: CameraInfo = msg::decode(&pair[0].data).unwrap();
+        let image: Image = msg::decode(&pair[1].data).unwrap();
+        image.validate(&Limits::default()).unwrap();
+        assert_eq!((image.height, image.width, image.encoding.as_str()), (48, 64, "rgb8"));
+        assert_eq!((info.height, info.width, &info.header), (48, 64, &image.header));
+        assert_eq!((image.header.frame_id.as_str(), info.k[8]), ("front_optical", 1.0));
+        assert!(info.k[0] > 40.0 && info.p[0] == info.k[0] && info.p[6] == info.k[5]);
+    }
+    assert_eq!(found[5].log_time_ns - found[0].log_time_ns, 100_000_000);
+    for message in messages(&path.join("jpeg")).iter().skip(1).step_by(2) {
+        assert_eq!(message.topic, "/camera/image_raw/compressed");
+        let image: CompressedImage = msg::decode(&message.data).unwrap();
+        Image::from_compressed(&image, &Limits::default()).unwrap();
+    }
+    let again = ood_seg().args(["synth", "--bag", "--out"]).arg(path.join("one")).output().unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already there"));
+    let Some(read) = read_by_others(&path.join("one")) else { return };
+    let topics: Vec<_> = read["topics"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(topics, ["/front/camera_info", "/front/image_raw"]);
+    assert_eq!(read["messages"][5][2], serde_json::json!([1_767_225_600, 100_000_000]));
+}

@@ -20,6 +20,7 @@ mod ingest;
 mod mode;
 mod monitor;
 mod node;
+mod operating;
 mod params;
 mod publish;
 mod rate;

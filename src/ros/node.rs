@@ -17,6 +17,7 @@ use super::endurance::{Endurance, Verdict};
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::mode::{Ladder, Mode};
 use super::monitor::{Monitor, ROOM, Report};
+use super::operating;
 use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
@@ -122,6 +123,7 @@ impl Node {
         let views = views.collect::<Result<Vec<_>>>()?;
         let classes = pipeline.model().config().classes.clone();
         let mut outputs = Outputs::new(names, network, &config, classes)?;
+        operating::log(&pipeline, &config);
         let (reports, heard) = bounded(ROOM);
         let health = Health::new(names.node().to_owned(), &config, facts(&pipeline, &config));
         let monitor =
@@ -207,8 +209,8 @@ impl Node {
     /// Uses what the services were told; a camera with a threshold of its own keeps it.
     fn configure(&mut self, settings: Settings) -> Result<()> {
         let Settings { config, enabled } = settings;
-        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-        self.pipeline.set_ood_threshold(config.ood_threshold as f32)?;
+        let calibrated = self.pipeline.calibrated();
+        self.pipeline.set_ood_threshold(config.ood_threshold.or(calibrated.ood_threshold))?;
         self.outputs.configure(&config);
         if config.silence_ms != self.config.silence_ms {
             self.cameras.iter_mut().for_each(|camera| camera.set_silence_ms(config.silence_ms));
@@ -435,12 +437,8 @@ impl Node {
 /// What runs where, for people.
 fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
     let model = pipeline.model().config();
-    let calibration = model.calibration.as_ref().map_or("n/a".into(), |found| {
-        let (target, threshold, dataset) = (&found.target, found.ood_threshold, &found.dataset);
-        format!("{target} at {} > {threshold} on {dataset}", found.score)
-    });
     let fact = |key: &str, value: &dyn fmt::Display| (key.to_owned(), value.to_string());
-    vec![
+    let mut facts = vec![
         fact("weights", &config.model.weights.display()),
         fact("sha256", &model.sha256),
         fact("architecture", &model.architecture),
@@ -449,8 +447,9 @@ fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
         fact("precision", &config.model.precision),
         fact("plan", &config.plan),
         fact("score", &pipeline.config().score),
-        fact("calibration", &calibration),
-    ]
+    ];
+    facts.extend(operating::facts(pipeline, config));
+    facts
 }
 
 /// How the camera of this name is seen.
@@ -461,8 +460,8 @@ fn view(camera: &str, config: &NodeConfig, pipeline: &Pipeline) -> Result<View> 
     let limits = &pipeline.config().limits;
     let has_mask = !mask.as_os_str().is_empty();
     let ego_mask = has_mask.then(|| EgoMask::read_file(mask, limits)).transpose()?;
-    #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-    let ood_threshold = own.ood_threshold.map(|threshold| threshold as f32);
+    let calibrated = pipeline.calibrated().ood_threshold;
+    let ood_threshold = own.ood_threshold.map(|threshold| threshold.or(calibrated));
     let resolution = config.output_resolution.parse()?;
     Ok(View { rotation, ego_mask, ood_threshold, resolution })
 }

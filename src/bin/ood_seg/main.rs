@@ -19,6 +19,7 @@ mod segment;
 mod session;
 mod signal;
 mod synth;
+mod synth_bag;
 mod train;
 
 use std::process::ExitCode;
