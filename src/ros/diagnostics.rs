@@ -25,6 +25,8 @@ pub(crate) struct Input {
     pub(crate) received: u64,
     /// Those that a newer one replaced unread.
     pub(crate) dropped: u64,
+    /// Those that a publisher sent and that never came, whole.
+    pub(crate) lost: u64,
     /// When the last one came.
     pub(crate) newest: Option<Instant>,
     /// DDS participants after the first.
@@ -260,6 +262,7 @@ impl Health {
             value("size", &or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
             value("received", &input.received),
             value("dropped", &input.dropped),
+            value("lost_in_transport", &input.lost),
         ];
         let refused = camera.refused.iter();
         values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));

@@ -19,6 +19,7 @@ mod ingest;
 mod monitor;
 mod node;
 mod params;
+mod patches;
 mod publish;
 mod rate;
 pub mod raw;

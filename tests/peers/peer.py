@@ -12,6 +12,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
    "p": [12 numbers], "stamp": ..., "frame_id": ...}
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
+  {"do": "guid"}                                 answers {"guid": the participant's, 32 hexadecimal digits}
   {"do": "sleep", "seconds": 0.5}
   {"do": "topics"}  the names of all topics with a reader or writer, ours included: {"topics": [..]}
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
@@ -421,6 +422,9 @@ class Peer:
         readers = [BuiltinDataReader(self.participant, kind) for kind in kinds]
         names = {sample.topic_name for reader in readers for sample in reader.take(N=1000)}
         say(topics=sorted(name.removeprefix("rt") for name in names if name.startswith("rt/")))
+
+    def guid(self, _):
+        say(guid=self.participant.guid.hex)
 
     def sleep(self, c):
         end = time.monotonic() + c["seconds"]
