@@ -234,3 +234,29 @@ fn every_endpoint_offers_its_type_hash() {
     listener.kill().unwrap();
     listener.wait().unwrap();
 }
+
+#[test]
+fn a_camera_that_was_silent_for_longer_than_its_lease_is_heard_at_once() {
+    let (Some(mut camera), Some(mut reader)) = (Peer::start(69), Peer::start(69)) else { return };
+    // Without the watchdog, which would join anew.
+    let _node = Node::start(69, &["-p", "silence_ms:=0"]);
+    reader.read_status("/camera/status");
+    let mut play = peers::picture("/camera/image_raw", 1);
+    play["do"] = json!("play");
+    (play["rate"], play["seconds"]) = (json!(10), json!(60));
+    camera.tell(&play);
+    reader.wait("frame before", peers::is_status);
+    let signal = |name: &str| {
+        let id = camera.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    };
+    signal("-STOP");
+    std::thread::sleep(Duration::from_secs(15)); // the lease is 10 s
+    while reader.lines.try_recv().is_ok() {}
+    signal("-CONT");
+    let resumed = Instant::now();
+    reader.wait("frame after", peers::is_status);
+    let took = resumed.elapsed();
+    eprintln!("first status {took:.2?} after the camera woke up");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
