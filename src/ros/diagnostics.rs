@@ -25,6 +25,8 @@ pub(crate) struct Input {
     pub(crate) received: u64,
     /// Those that a newer one replaced unread.
     pub(crate) dropped: u64,
+    /// Those that a publisher sent and that never came, whole.
+    pub(crate) lost: u64,
     /// When the last one came.
     pub(crate) newest: Option<Instant>,
     /// DDS participants after the first.
@@ -334,6 +336,7 @@ impl Health {
             value("received", &input.received),
             value("dropped", &input.dropped),
             value("drop_ratio", &format!("{:.2}", camera.drop_ratio())),
+            value("lost_in_transport", &input.lost),
         ];
         let refused = camera.refused.iter();
         values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{MessageInfo, ReadError, ReadResult};
+use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
@@ -121,6 +121,8 @@ impl Camera {
             sequence: 0,
             dropped: 0,
             limited: 0,
+            lost: 0,
+            gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
             newest: None,
             joined: (Instant::now(), 0),
@@ -193,6 +195,9 @@ struct Ingest {
     sequence: u64,
     dropped: u64,
     limited: u64,
+    /// Messages that a publisher sent and that never came, whole.
+    lost: u64,
+    gaps: Gaps,
     rate: RateLimit,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
@@ -268,12 +273,18 @@ impl Ingest {
                 COMPRESSED_IMAGE.type_name,
                 source.reliable,
             )?;
-            let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
+            let messages = topic.async_stream().map(|read| {
+                let (message, info) = read?;
+                Ok((Payload::Compressed(message), info))
+            });
             self.drain(participant, source, infos, messages).await
         } else {
             let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
-            let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
+            let messages = topic.async_stream_seed(seed).map(|read| {
+                let (image, info) = read?;
+                Ok((Payload::Raw(image), info))
+            });
             self.drain(participant, source, infos, messages).await
         }
     }
@@ -283,7 +294,7 @@ impl Ingest {
         participant: &Participant,
         source: Source,
         infos: &mut Infos<'_>,
-        messages: impl FusedStream<Item = ReadResult<Payload>>,
+        messages: impl FusedStream<Item = ReadResult<(Payload, MessageInfo)>>,
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
         let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
@@ -312,7 +323,10 @@ impl Ingest {
                     }
                 }
                 message = messages.select_next_some() => match message {
-                    Ok(payload) => self.put(payload),
+                    Ok((payload, info)) => {
+                        self.lost += self.gaps.after(info.publisher_gid(), info.sequence_number());
+                        self.put(payload);
+                    }
                     Err(ReadError::Deserialization { reason }) => {
                         self.put(Payload::Undecodable(reason));
                     }
@@ -382,6 +396,7 @@ impl Ingest {
             mismatch,
             received: self.sequence,
             dropped: self.dropped,
+            lost: self.lost,
             newest: self.newest,
             rebuilds: self.joined.1,
         };
@@ -409,6 +424,23 @@ impl Ingest {
             let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);
             Frame { sequence, dropped, limited, received, payload }
         });
+    }
+}
+
+/// Notices what is missing in the numbers that DDS gives to the messages of a publisher.
+#[derive(Debug, Default)]
+struct Gaps(Option<(Gid, i64)>);
+
+impl Gaps {
+    /// Messages missing between the last one and this; none at the first of a publisher, and none when
+    /// an old one comes again.
+    fn after(&mut self, publisher: Gid, number: i64) -> u64 {
+        let last = self.0.replace((publisher, number));
+        let missing = match last {
+            Some((same, last)) if same == publisher => number.saturating_sub(last) - 1,
+            _ => 0,
+        };
+        u64::try_from(missing).unwrap_or(0)
     }
 }
 
@@ -558,6 +590,15 @@ mod tests {
         for cut in 4..bytes.len() {
             assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_gap_is_counted_within_the_messages_of_one_publisher() {
+        let (front, rear) = (Gid::from([1; 16]), Gid::from([2; 16]));
+        let mut gaps = Gaps::default();
+        let numbers = [(front, 7), (front, 8), (front, 11), (front, 11), (rear, 90), (front, 20)];
+        let missing = numbers.map(|(publisher, number)| gaps.after(publisher, number));
+        assert_eq!(missing, [0, 0, 2, 0, 0, 0]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod monitor;
 mod node;
 mod operating;
 mod params;
+mod patches;
 mod publish;
 mod rate;
 pub mod raw;

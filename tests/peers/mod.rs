@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Lines of a child's output, as they come.
-fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     let read = move || {
         BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))

@@ -15,6 +15,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "check", "mask": "/camera/ood/image", "status": "/camera/status", "tamper": "" | "flip" | "replay"}
    the masks against their statuses (e2e.py), as they come or tampered with: {"verdict": .., "stamp": ..,
    "trusted": ..}
+  {"do": "guid"}                                 answers {"guid": the participant's, 32 hexadecimal digits}
   {"do": "sleep", "seconds": 0.5}
   {"do": "topics"}  the names of all topics with a reader or writer, ours included: {"topics": [..]}
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
@@ -458,6 +459,8 @@ class Peer:
                     verdict = other["last"][0](*other["last"][1])
         if verdict:
             say(verdict=verdict, stamp=list(stamp), trusted=checker.trusted())
+    def guid(self, _):
+        say(guid=self.participant.guid.hex)
 
     def sleep(self, c):
         end = time.monotonic() + c["seconds"]
