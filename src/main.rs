@@ -43,7 +43,7 @@ fn exit(code: u8) -> impl Fn(Error) -> Failure {
 }
 
 fn main() -> ExitCode {
-    threads::sleep_while_waiting();
+    threads::start_for_libtorch();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, error)) => {

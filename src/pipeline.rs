@@ -11,7 +11,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
-use crate::model::{Model, Outputs, Score};
+use crate::model::{Fused, Model, ModelConfig, Outputs, Score};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
 use crate::preprocess;
@@ -115,7 +115,7 @@ pub struct ScoreMaps {
 /// A loaded network and how to use it.
 #[derive(Debug)]
 pub struct Pipeline {
-    model: Model,
+    model: Fused,
     config: PipelineConfig,
 }
 
@@ -131,12 +131,13 @@ impl Pipeline {
         }
         check_threshold(config.ood_threshold)?;
         config.obstacle.validate()?;
-        check_score(&model, config.score)?;
+        check_score(model.config(), config.score)?;
+        let model = guarded("folding the network", || Fused::new(model))?;
         Ok(Self { model, config })
     }
 
     /// The network.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Fused {
         &self.model
     }
 
@@ -194,7 +195,7 @@ impl Pipeline {
     /// As [`Pipeline::run`], and [`Error::Setting`] for a score that this model cannot give.
     pub fn scores(&self, image: &Image, scores: &[Score]) -> Result<ScoreMaps> {
         for &score in scores {
-            check_score(&self.model, score)?;
+            check_score(self.model.config(), score)?;
         }
         let Upload { picture, .. } = self.upload(&(image, &View::default(), Planes::default()))?;
         let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
@@ -309,7 +310,7 @@ fn check_threshold(threshold: f32) -> Result<()> {
 }
 
 /// Refuses a score that reads the UEM of a model without one.
-fn check_score(model: &Model, score: Score) -> Result<()> {
+fn check_score(model: &ModelConfig, score: Score) -> Result<()> {
     if score.needs_uem() && model.uem.is_none() {
         let allowed = "a score without UEM (neg_id, msp, max_logit, entropy, energy, rba): \
                        these weights are a segmentor alone";

@@ -23,10 +23,10 @@ fn layer_norm(vs: &nn::Path<'_>, dim: i64) -> nn::LayerNorm {
 
 /// Multi-head self-attention of one block.
 #[derive(Debug)]
-struct Attention {
-    qkv: nn::Linear,
-    proj: nn::Linear,
-    num_heads: i64,
+pub(super) struct Attention {
+    pub(super) qkv: nn::Linear,
+    pub(super) proj: nn::Linear,
+    pub(super) num_heads: i64,
 }
 
 impl Attention {
@@ -58,7 +58,7 @@ impl Attention {
 
 /// The feed-forward layer: `fc1`, exact GELU, `fc2`, or SwiGLU (ViT-g).
 #[derive(Debug)]
-enum Mlp {
+pub(super) enum Mlp {
     Gelu { fc1: nn::Linear, fc2: nn::Linear },
     Swiglu { w12: nn::Linear, w3: nn::Linear },
 }
@@ -89,13 +89,13 @@ impl Mlp {
 
 /// One transformer block: pre-norm attention and feed-forward, each scaled per channel.
 #[derive(Debug)]
-struct Block {
-    norm1: nn::LayerNorm,
-    attn: Attention,
-    ls1: Tensor,
-    norm2: nn::LayerNorm,
-    mlp: Mlp,
-    ls2: Tensor,
+pub(super) struct Block {
+    pub(super) norm1: nn::LayerNorm,
+    pub(super) attn: Attention,
+    pub(super) ls1: Tensor,
+    pub(super) norm2: nn::LayerNorm,
+    pub(super) mlp: Mlp,
+    pub(super) ls2: Tensor,
 }
 
 impl Block {
@@ -161,7 +161,7 @@ pub struct DinoV2 {
     pos_embed: Tensor,
     register_tokens: Option<Tensor>,
     patch_embed: nn::Conv2D,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     norm: nn::LayerNorm,
     resized: RefCell<HashMap<Grid, Tensor>>,
 }

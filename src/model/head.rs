@@ -98,7 +98,8 @@ impl Gmm {
         self.mask_norm.forward(&log_density.amax([-1], false))
     }
 
-    fn forward(&self, rows: &Tensor) -> Tensor {
+    /// Logits `(n, k)` of decoder features `(n, channels)`.
+    pub(super) fn forward(&self, rows: &Tensor) -> Tensor {
         self.logits(&self.log_density(&self.features(rows)))
     }
 }

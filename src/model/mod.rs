@@ -14,6 +14,7 @@ pub mod config;
 pub mod device;
 pub mod dinov2;
 pub mod fpn;
+pub mod fused;
 pub mod head;
 pub mod score;
 pub mod uem;
@@ -26,6 +27,7 @@ use tch::{Device, Kind, Tensor, nn};
 pub use config::ModelConfig;
 use dinov2::{DinoV2, Features};
 use fpn::Fpn;
+pub use fused::Fused;
 use head::Head;
 pub use score::Score;
 use uem::Uem;
@@ -102,6 +104,18 @@ pub struct Outputs {
     pub uem: Option<Tensor>,
 }
 
+/// A network that runs: the plain modules, or what [`Fused`] made of them.
+pub trait Network {
+    /// The shape of the network and where it came from.
+    fn config(&self) -> &ModelConfig;
+
+    /// Logits and UEM of normalised pictures `(b, 3, h, w)`, both raised to `(h, w)` (bilinear,
+    /// `align_corners = false`) before anything is compared: a maximum does not commute with it.
+    ///
+    /// `h` and `w` are multiples of the patch size.
+    fn forward(&self, x: &Tensor) -> Outputs;
+}
+
 /// The segmentor and the UEM, each with its own variables so that one can be frozen by construction.
 #[derive(Debug)]
 pub struct Model {
@@ -152,6 +166,13 @@ impl Model {
         &self.config
     }
 
+    /// No variable is to be trained any more.
+    fn freeze(&mut self) {
+        self.segmentor.freeze();
+        self.uem_store.freeze();
+        self.weights_changed();
+    }
+
     /// Says where the weights came from, in the sidecar that is written beside them.
     pub fn set_source(&mut self, source: config::Source) {
         self.config.source = source;
@@ -199,10 +220,7 @@ impl Model {
         self.head.forward(&self.decoder.forward(features, false))
     }
 
-    /// Logits and UEM of normalised pictures `(b, 3, h, w)`, both raised to `(h, w)` (bilinear,
-    /// `align_corners = false`) before anything is compared: a maximum does not commute with it.
-    ///
-    /// `h` and `w` are multiples of the patch size.
+    /// As [`Network::forward`].
     pub fn forward(&self, x: &Tensor) -> Outputs {
         let size = [x.size()[2], x.size()[3]];
         let raise = |y: Tensor| y.upsample_bilinear2d(size, false, None, None);
@@ -211,6 +229,16 @@ impl Model {
             uem: self.uem.as_ref().map(|uem| raise(uem.forward(&features))),
             logits: raise(self.logits(&features)),
         }
+    }
+}
+
+impl Network for Model {
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn forward(&self, x: &Tensor) -> Outputs {
+        self.forward(x)
     }
 }
 

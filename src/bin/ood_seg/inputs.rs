@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ood_segmentation::bag::{BagReader, Message};
+use ood_segmentation::data::Shard;
 use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::{Error, Result};
 
@@ -30,7 +31,11 @@ enum Input {
 }
 
 /// The work list of a command line, looked through before anything is done.
-pub(crate) struct Inputs(Vec<Input>);
+pub(crate) struct Inputs {
+    all: Vec<Input>,
+    /// Which of their pictures are ours.
+    shard: Shard,
+}
 
 impl Inputs {
     /// Finds out what every argument is.
@@ -38,7 +43,7 @@ impl Inputs {
     /// # Errors
     /// An argument that does not exist, a folder without images, a bag without image topics, or two
     /// images whose results would have the same name.
-    pub(crate) fn find(arguments: &[PathBuf], topics: &[String]) -> Result<Self> {
+    pub(crate) fn find(arguments: &[PathBuf], topics: &[String], shard: Shard) -> Result<Self> {
         let mut inputs = Vec::new();
         for path in arguments {
             let kind = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -52,19 +57,20 @@ impl Inputs {
             }
         }
         distinct(&inputs)?;
-        Ok(Self(inputs))
+        Ok(Self { all: inputs, shard })
     }
 
-    /// Number of pictures.
+    /// Number of pictures of our shard.
     pub(crate) fn count(&self) -> usize {
         let frames = |input: &Input| match input {
             Input::File { .. } => 1,
             Input::Bag { count, .. } => *count,
         };
-        self.0.iter().map(frames).sum()
+        self.shard.share(self.all.iter().map(frames).sum())
     }
 
-    /// Hands every picture, or why it cannot be read, to `each`, in the order of the arguments.
+    /// Hands every picture of our shard, or why it cannot be read, to `each`, in the order of the
+    /// arguments.
     ///
     /// # Errors
     /// A bag that ends early, or what `each` returns.
@@ -73,16 +79,22 @@ impl Inputs {
         limits: &Limits,
         mut each: impl FnMut(Result<Frame>) -> Result<()>,
     ) -> Result<()> {
-        for input in &self.0 {
+        let mut places = 0..;
+        let mut ours = || places.next().is_some_and(|place| self.shard.holds(place));
+        for input in &self.all {
             match input {
-                Input::File { path, name } => {
+                Input::File { path, name } if ours() => {
                     let (source, name) = (path.display().to_string(), name.clone());
                     let image = Image::read_file(path, limits);
                     each(image.map(|image| Frame { source, name, image, recorded: None }))?;
                 }
+                Input::File { .. } => {}
                 Input::Bag { path, topics, .. } => {
                     for message in BagReader::open(path)?.messages(topics)? {
                         let message = message?;
+                        if !ours() {
+                            continue;
+                        }
                         let place = place(&message.topic, topics);
                         each(frame(path, &message, place, limits))?;
                     }
