@@ -139,8 +139,8 @@ $(TORCH_VENV)/.ready: benches/peers/requirements.txt
 parity: build $(TORCH_VENV)/.ready ## the full-size backbone against Hugging Face transformers
 	@$(TORCH_VENV)/bin/python tests/parity/parity.py
 
-bench: build $(TORCH_VENV)/.ready ## time, memory and latency next to PyTorch eager; JSON in out/bench/
-	@$(TORCH_VENV)/bin/python benches/bench.py --out out/bench
+bench: build $(TORCH_VENV)/.ready ## times beside PyTorch and OpenVINO, JSON in out/bench/ (DEVICE=cuda, FULL=1)
+	@$(TORCH_VENV)/bin/python benches/bench.py --out out/bench --device $(or $(DEVICE),cpu) $(if $(FULL),--full)
 
 lint: setup
 	@$(CARGO) fmt --check

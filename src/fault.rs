@@ -10,7 +10,7 @@ use std::{env, hint, mem, thread};
 
 use tch::{Kind, Tensor};
 
-use crate::model::Model;
+use crate::model::Fused;
 use crate::{Error, Result};
 
 const VARIABLE: &str = "OOD_SEG_FAULT";
@@ -90,14 +90,13 @@ pub fn vanishes() -> bool {
 }
 
 /// In the network: `error` and `memory`, as libtorch reports them; `flip` of bit NUMBER of one weight.
-pub fn network(model: &Model) {
+pub fn network(model: &Fused) {
     assert!(now("error").is_none(), "CUDA error: an illegal memory access was encountered");
     assert!(now("memory").is_none(), "CUDA out of memory. Tried to allocate 2.00 GiB");
     static FLIPPED: AtomicBool = AtomicBool::new(false);
     if let Some(bit) = now("flip")
         && !FLIPPED.swap(true, Relaxed)
-        && let Some(weight) =
-            model.variables().remove("segmentor.backbone.dinov2.blocks.1.mlp.fc1.weight")
+        && let Some(weight) = model.weights().remove("blocks.1.fc1.weight")
     {
         let one = weight.view_dtype(Kind::Int).view(-1).get(1234);
         drop(one.shallow_clone().bitwise_xor_(1_i64 << bit));

@@ -46,7 +46,7 @@ fn exit(code: u8) -> impl Fn(Error) -> Failure {
 }
 
 fn main() -> ExitCode {
-    threads::sleep_while_waiting();
+    threads::start_for_libtorch();
     match panic::catch_unwind(run) {
         Err(_reported) => ExitCode::from(70),
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -13,8 +13,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
-use crate::model::uem::Uem;
-use crate::model::{Model, Outputs, Score};
+use crate::model::{Fused, Model, ModelConfig, Outputs, Score};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
 use crate::preprocess;
@@ -121,10 +120,8 @@ pub struct ScoreMaps {
 /// A loaded network and how to use it.
 #[derive(Debug)]
 pub struct Pipeline {
-    model: Model,
+    model: Fused,
     config: PipelineConfig,
-    /// The model's UEM while it does without.
-    resting: Option<Uem>,
     classes_only: bool,
 }
 
@@ -140,12 +137,13 @@ impl Pipeline {
         }
         check_threshold(config.ood_threshold)?;
         config.obstacle.validate()?;
-        check_score(&model, config.score)?;
-        Ok(Self { model, config, resting: None, classes_only: false })
+        check_score(model.config(), config.score)?;
+        let model = guarded("folding the network", || Fused::new(model))?;
+        Ok(Self { model, config, classes_only: false })
     }
 
     /// The network.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Fused {
         &self.model
     }
 
@@ -173,11 +171,7 @@ impl Pipeline {
     /// nothing is known about obstacles ([`Prediction::ood_mask`] is empty).
     pub fn set_effort(&mut self, plan: Plan, obstacles: bool) {
         self.config.plan = plan;
-        if obstacles && let Some(uem) = self.resting.take() {
-            self.model.uem = Some(uem);
-        } else if !obstacles && self.model.uem.is_some() {
-            self.resting = self.model.uem.take();
-        }
+        self.model.rest_uem(!obstacles);
         self.classes_only = !obstacles;
     }
 
@@ -236,7 +230,7 @@ impl Pipeline {
         limits: &Limits,
     ) -> Result<ScoreMaps> {
         for &score in scores {
-            check_score(&self.model, score)?;
+            check_score(self.model.config(), score)?;
         }
         let Upload { picture, .. } =
             self.upload(&(image, &View::default(), Planes::default()), limits)?;
@@ -373,7 +367,7 @@ fn check_threshold(threshold: f32) -> Result<()> {
 }
 
 /// Refuses a score that reads the UEM of a model without one.
-fn check_score(model: &Model, score: Score) -> Result<()> {
+fn check_score(model: &ModelConfig, score: Score) -> Result<()> {
     if score.needs_uem() && model.uem.is_none() {
         let allowed = "a score without UEM (neg_id, msp, max_logit, entropy, energy, rba): \
                        these weights are a segmentor alone";
@@ -525,7 +519,7 @@ mod tests {
     #[test]
     fn a_result_that_is_not_a_number_is_an_error_and_the_next_frame_is_not() {
         let mut pipeline = pipeline(Plan::Single);
-        let bias = pipeline.model.variables().remove("ood_head._head.bias").unwrap();
+        let bias = pipeline.model.weights().remove("uem.last.bias").unwrap();
         let _no_grad = tch::no_grad_guard();
         let keep = bias.copy();
         drop(bias.get(1).fill_(f64::NAN));

@@ -116,7 +116,7 @@ fn tolerance(pipeline: &Pipeline) -> Tolerance {
 fn ask(pipeline: &Pipeline, picture: u32) -> Result<Answer> {
     let model = pipeline.model();
     let [h, w] = model.config().window.map(|side| u32::try_from(side).unwrap_or(0));
-    let second = if model.uem.is_some() { Score::Ood } else { Score::NegId };
+    let second = if model.config().uem.is_some() { Score::Ood } else { Score::NegId };
     let image = self::picture(picture, h, w);
     let limits = Limits { max_width: w, max_height: h, max_bytes: u64::MAX };
     let maps = pipeline.scores_within(&image, &[Score::Energy, second], &limits);
@@ -159,7 +159,7 @@ mod tests {
     /// The network in a file, behind limits that its window does not keep.
     fn load(path: &std::path::Path, precision: Precision) -> Pipeline {
         let model = checkpoint::load(path, tch::Device::Cpu, precision).unwrap();
-        let score = if model.uem.is_some() { Score::Llr } else { Score::NegId };
+        let score = if model.config().uem.is_some() { Score::Llr } else { Score::NegId };
         let limits = Limits { max_width: 10, ..Limits::default() };
         let (plan, obstacle) = (Plan::Tiles, ObstacleConfig::default());
         let config = PipelineConfig { plan, batch: 1, score, ood_threshold: 0.0, obstacle, limits };
@@ -200,8 +200,8 @@ mod tests {
         for (bit, found_by_answer) in [(0, false), (30, true)] {
             let pipeline = load(&path, Precision::F32);
             let mut test = SelfTest::start(&pipeline).unwrap();
-            let name = "segmentor.backbone.dinov2.blocks.2.mlp.fc1.weight";
-            let weight = pipeline.model().variables().remove(name).unwrap();
+            let name = "blocks.2.fc1.weight";
+            let weight = pipeline.model().weights().remove(name).unwrap();
             let one = weight.view_dtype(tch::Kind::Int).view(-1).get(1234);
             let _no_grad = tch::no_grad_guard();
             drop(one.shallow_clone().bitwise_xor_(1 << bit));

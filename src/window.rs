@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use tch::{Kind, Tensor};
 
-use crate::model::{Model, Outputs};
+use crate::model::{Network, Outputs};
 use crate::{Error, Result};
 
 /// How windows are laid over a frame.
@@ -78,7 +78,12 @@ pub fn starts(len: i64, window: i64, stride: i64) -> Vec<i64> {
 ///
 /// `batch` windows of all pictures go through the network at a time. A picture smaller than the window
 /// is padded with zeros, the mean colour, and cropped back.
-pub fn segment(model: &Model, pictures: &[Tensor], plan: Plan, batch: usize) -> Vec<Outputs> {
+pub fn segment(
+    model: &impl Network,
+    pictures: &[Tensor],
+    plan: Plan,
+    batch: usize,
+) -> Vec<Outputs> {
     let [wh, ww] = model.config().window;
     let plan_one = |x: &Tensor| {
         if plan == Plan::Single {
@@ -96,7 +101,7 @@ pub fn segment(model: &Model, pictures: &[Tensor], plan: Plan, batch: usize) -> 
 /// As [`segment`] with each picture's windows at the given `(row, column)` starts, which cover the
 /// (padded) picture.
 pub fn segment_at(
-    model: &Model,
+    model: &impl Network,
     pictures: &[(Tensor, Vec<(i64, i64)>)],
     batch: usize,
 ) -> Vec<Outputs> {
@@ -142,7 +147,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn new(model: &Model, x: &Tensor) -> Self {
+    fn new(model: &impl Network, x: &Tensor) -> Self {
         let size = [x.size()[2], x.size()[3]];
         let window = model.config().window;
         let [h, w] = [size[0].max(window[0]), size[1].max(window[1])];
@@ -152,7 +157,7 @@ impl Sum {
             size,
             visits: zeros(1),
             logits: zeros(model.config().head.num_classes()),
-            uem: model.uem.is_some().then(|| zeros(2)),
+            uem: model.config().uem.is_some().then(|| zeros(2)),
         }
     }
 

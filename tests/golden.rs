@@ -20,7 +20,7 @@ use ood_segmentation::model::config::{Ffn, HeadConfig, PosEmbed};
 use ood_segmentation::model::dinov2::resize_pos_embed;
 use ood_segmentation::model::fpn::Fpn;
 use ood_segmentation::model::head::Head;
-use ood_segmentation::model::{Model, ModelConfig, Outputs, Score};
+use ood_segmentation::model::{Fused, Model, ModelConfig, Network, Outputs, Score};
 use ood_segmentation::window;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -267,6 +267,8 @@ fn check_forward(path: &Path) -> Vec<String> {
     let uem_tolerance = if gg { TIED } else { TIGHT };
     golden.check("ood.logits", &uem.forward(&features), uem_tolerance);
     check_scores(&mut golden, "full", &model.forward(&x), uem_tolerance);
+    println!("  folded:");
+    check_scores(&mut golden, "full", &Fused::new(model).forward(&x), uem_tolerance);
     golden.finish()
 }
 
@@ -283,9 +285,13 @@ fn check_sliding(path: &Path) -> Vec<String> {
     let cols = window::starts(x.size()[3], ww, sw);
     let at: Vec<_> = rows.iter().flat_map(|&row| cols.iter().map(move |&col| (row, col))).collect();
     let pictures = [(x, at)];
-    for batch in [1, 3] {
-        let outputs = &window::segment_at(&model, &pictures, batch)[0];
+    let mut check = |outputs: &Outputs| {
         check_scores(&mut golden, "slide", outputs, if gg { TIED_WINDOWS } else { TIGHT });
+    };
+    check(&window::segment_at(&model, &pictures, 1)[0]);
+    let folded = Fused::new(model);
+    for batch in [1, 3] {
+        check(&window::segment_at(&folded, &pictures, batch)[0]);
     }
     golden.finish()
 }

@@ -1,10 +1,12 @@
-"""The same network in plain PyTorch eager, on the same weights file: the peer that `make bench` times.
+"""The same network in plain PyTorch, on the same weights file: the peers that `make bench` times.
 
-Reads a safetensors file and its sidecar as `ood_seg` writes them. One 518x1036 window per call, one backbone pass.
+Reads a safetensors file and its sidecar as `ood_seg` writes them. One 518x1036 window per call: eager with one
+backbone pass; with two, as the published code runs it; through torch.compile; through OpenVINO.
 Prints one JSON line: wall and CPU seconds per forward, peak resident memory.
 """
 
 import argparse
+import functools
 import json
 import resource
 import time
@@ -24,6 +26,12 @@ def linear(w, key, x):
     return F.linear(x, w[f"{key}.weight"], w[f"{key}.bias"])
 
 
+@functools.cache
+def kept_position(network, h, w_):
+    """Depends on nothing but the grid, so every runner may keep it."""
+    return position(network.backbone, network.cfg["backbone"], h, w_).to(network.dtype)
+
+
 def position(w, cfg, h, w_):
     """Position embedding on an h x w grid; antialiased for models with registers, offset 0.1 for the others."""
     pos, m = w["pos_embed"].float(), cfg["pos_grid"]
@@ -37,13 +45,13 @@ def position(w, cfg, h, w_):
     return torch.cat([pos[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
-def backbone(w, cfg, x):
+def backbone(w, cfg, x, pos):
     """Taps of the four blocks and the final tokens, all after the final norm, patch tokens only."""
     b, _, hh, ww = x.shape
     p, heads, regs = cfg["patch_size"], cfg["num_heads"], cfg["num_register_tokens"]
     h, w_ = hh // p, ww // p
     t = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=p).flatten(2).transpose(1, 2)
-    t = torch.cat([w["cls_token"].expand(b, -1, -1), t], 1) + position(w, cfg, h, w_).to(t.dtype)
+    t = torch.cat([w["cls_token"].expand(b, -1, -1), t], 1) + pos
     if regs:
         t = torch.cat([t[:, :1], w["register_tokens"].expand(b, -1, -1), t[:, 1:]], 1)
     n, d = t.shape[1:]
@@ -126,9 +134,9 @@ def head(w, kind, x):
 class Network:
     """Model of a weights file: `__call__` maps a normalised (b, 3, h, w) picture to logits and UEM at full size."""
 
-    def __init__(self, path, dtype):
+    def __init__(self, path, dtype, device):
         self.cfg = yaml.safe_load(Path(path).with_suffix(".yaml").read_text())
-        tensors = {k: v.to(dtype) for k, v in load_file(path).items()}
+        tensors = {k: v.to(dtype).to(device) for k, v in load_file(path).items()}
 
         def part(prefix):
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -137,10 +145,13 @@ class Network:
         self.head, self.projector, self.ood = part("segmentor.segmentation_head."), part("ood_projector."), part("ood_head.")
         self.dtype = dtype
 
-    @torch.inference_mode()
-    def __call__(self, x):
+    def __call__(self, x, passes=1):
         size, x = x.shape[2:], x.to(self.dtype)
-        final, taps, grid = backbone(self.backbone, self.cfg["backbone"], x)
+        p = self.cfg["backbone"]["patch_size"]
+        pos = kept_position(self, size[0] // p, size[1] // p)
+        final, taps, grid = backbone(self.backbone, self.cfg["backbone"], x, pos)
+        if passes == 2:  # one for the decoder, one for the UEM
+            final, _, _ = backbone(self.backbone, self.cfg["backbone"], x, pos)
         logits = head(self.head, self.cfg["head"]["kind"], decoder(self.decoder, final, taps, grid))
         t = F.relu(linear(self.projector, "_layers.0", final))
         t = linear(self.projector, "_layers.4", F.relu(linear(self.projector, "_layers.2", t)))
@@ -148,6 +159,33 @@ class Network:
         return [F.interpolate(y.float(), size=size, mode="bilinear", align_corners=False) for y in (logits, uem)]
 
 
+class Module(torch.nn.Module):
+    """What torch.compile and OpenVINO take."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return tuple(self.net(x))
+
+
+def runner(name, net, x):
+    """A function of the picture that gives logits and UEM."""
+    net(x)
+    if name == "compile":
+        return torch.compile(Module(net), dynamic=False)
+    if name == "openvino":
+        import openvino
+
+        hint = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[net.dtype]
+        threads = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        model = openvino.compile_model(openvino.convert_model(Module(net), example_input=x), "CPU", threads)
+        return lambda x: [torch.from_numpy(y) for y in model(x.numpy()).values()]
+    return lambda x: net(x, 2 if name == "twice" else 1)
+
+
+@torch.no_grad()
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("weights")
@@ -155,18 +193,24 @@ def main():
     args.add_argument("--device", default="cpu")
     args.add_argument("--repeat", type=int, default=2, help="timed forwards after one warm-up")
     args.add_argument("--threads", type=int, default=0, help="0: libtorch's choice")
+    args.add_argument("--runner", choices=("eager", "twice", "compile", "openvino"), default="eager")
     args = args.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.precision]
-    net = Network(args.weights, dtype)
+    net = Network(args.weights, dtype, args.device)
     h, w = net.cfg["window"]
     # The same input as `ood_seg bench window`, so that the two mean scores can be compared.
-    x = (torch.arange(3 * h * w) * 7919 % 1000 / 250 - 2).view(1, 3, h, w)
-    net(x)
+    x = (torch.arange(3 * h * w) * 7919 % 1000 / 250 - 2).view(1, 3, h, w).to(args.device)
+    run = runner(args.runner, net, x)
+    run(x)
+    if args.device != "cpu":
+        torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(args.repeat):
-        logits, uem = net(x)
+        logits, uem = run(x)
+    if args.device != "cpu":
+        torch.cuda.synchronize()
     wall, cpu = (time.perf_counter() - wall) / args.repeat, (time.process_time() - cpu) / args.repeat
     llr = uem[:, 1] - uem[:, 0] - logits.amax(1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -37,6 +37,11 @@ impl Shard {
     pub fn holds(self, place: usize) -> bool {
         place % self.count == self.index
     }
+
+    /// How many of `frames` frames belong to it.
+    pub fn share(self, frames: usize) -> usize {
+        (frames + self.count - 1 - self.index) / self.count
+    }
 }
 
 impl FromStr for Shard {
@@ -62,6 +67,10 @@ mod tests {
             ["0/3", "1/3", "2/3"].into_iter().map(|text| text.parse().unwrap()).collect();
         for place in 0..10 {
             assert_eq!(shards.iter().filter(|shard| shard.holds(place)).count(), 1);
+            let shares = shards.iter().map(|shard| shard.share(place));
+            assert_eq!(shares.sum::<usize>(), place);
+            let held = (0..place).filter(|place| shards[1].holds(*place)).count();
+            assert_eq!(shards[1].share(place), held);
         }
         for text in ["3/3", "0/0", "-1/2", "1", "a/b", ""] {
             assert!(text.parse::<Shard>().unwrap_err().to_string().contains("0/4"), "{text}");

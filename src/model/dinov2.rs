@@ -6,7 +6,7 @@
 //! registers enter after the position embedding and are never returned.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
@@ -23,10 +23,10 @@ fn layer_norm(vs: &nn::Path<'_>, dim: i64) -> nn::LayerNorm {
 
 /// Multi-head self-attention of one block.
 #[derive(Debug)]
-struct Attention {
-    qkv: nn::Linear,
-    proj: nn::Linear,
-    num_heads: i64,
+pub(super) struct Attention {
+    pub(super) qkv: nn::Linear,
+    pub(super) proj: nn::Linear,
+    pub(super) num_heads: i64,
 }
 
 impl Attention {
@@ -58,7 +58,7 @@ impl Attention {
 
 /// The feed-forward layer: `fc1`, exact GELU, `fc2`, or SwiGLU (ViT-g).
 #[derive(Debug)]
-enum Mlp {
+pub(super) enum Mlp {
     Gelu { fc1: nn::Linear, fc2: nn::Linear },
     Swiglu { w12: nn::Linear, w3: nn::Linear },
 }
@@ -89,13 +89,13 @@ impl Mlp {
 
 /// One transformer block: pre-norm attention and feed-forward, each scaled per channel.
 #[derive(Debug)]
-struct Block {
-    norm1: nn::LayerNorm,
-    attn: Attention,
-    ls1: Tensor,
-    norm2: nn::LayerNorm,
-    mlp: Mlp,
-    ls2: Tensor,
+pub(super) struct Block {
+    pub(super) norm1: nn::LayerNorm,
+    pub(super) attn: Attention,
+    pub(super) ls1: Tensor,
+    pub(super) norm2: nn::LayerNorm,
+    pub(super) mlp: Mlp,
+    pub(super) ls2: Tensor,
 }
 
 impl Block {
@@ -161,7 +161,7 @@ pub struct DinoV2 {
     pos_embed: Tensor,
     register_tokens: Option<Tensor>,
     patch_embed: nn::Conv2D,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     norm: nn::LayerNorm,
     resized: RefCell<HashMap<Grid, Tensor>>,
 }
@@ -186,6 +186,21 @@ impl DinoV2 {
     }
 
     /// Forgets position embeddings resized from earlier weights or in another precision.
+    /// Its own tensors by their keys, those of the blocks left out.
+    pub(super) fn weights(&self) -> BTreeMap<String, &Tensor> {
+        let norm = [("norm.weight", &self.norm.ws), ("norm.bias", &self.norm.bs)];
+        let embed = ("patch_embed.weight", Some(&self.patch_embed.ws));
+        let maybe = [
+            embed,
+            ("patch_embed.bias", self.patch_embed.bs.as_ref()),
+            ("cls_token", Some(&self.cls_token)),
+            ("pos_embed", Some(&self.pos_embed)),
+            ("register_tokens", self.register_tokens.as_ref()),
+        ];
+        let all = maybe.into_iter().chain(norm.map(|(name, x)| (name, x.as_ref())));
+        all.filter_map(|(name, x)| Some((name.to_owned(), x?))).collect()
+    }
+
     pub(super) fn weights_changed(&self) {
         self.resized.borrow_mut().clear();
     }

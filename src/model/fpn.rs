@@ -18,7 +18,7 @@ pub(crate) fn to_map(tokens: &Tensor, (h, w): Grid) -> Tensor {
     tokens.transpose(1, 2).contiguous().view([b, d, h, w])
 }
 
-fn resize(x: &Tensor, size: &[i64], align_corners: bool) -> Tensor {
+pub(super) fn resize(x: &Tensor, size: &[i64], align_corners: bool) -> Tensor {
     x.upsample_bilinear2d(size, align_corners, None, None)
 }
 
@@ -30,9 +30,9 @@ fn batch_norm(vs: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
 
 /// 3x3 convolution without bias, BatchNorm, ReLU; the unit of `heads`.
 #[derive(Debug)]
-struct ConvBn {
-    conv: nn::Conv2D,
-    bn: nn::BatchNorm,
+pub(super) struct ConvBn {
+    pub(super) conv: nn::Conv2D,
+    pub(super) bn: nn::BatchNorm,
 }
 
 impl ConvBn {
@@ -58,14 +58,14 @@ impl ConvBn {
 /// The feature pyramid.
 #[derive(Debug)]
 pub struct Fpn {
-    dino_mlp: [nn::Linear; 2],
-    fpn1: (nn::GroupNorm, nn::ConvTranspose2D, nn::BatchNorm, nn::ConvTranspose2D),
-    fpn2: (nn::GroupNorm, nn::ConvTranspose2D),
-    fpn3: nn::GroupNorm,
-    fpn4: nn::GroupNorm,
-    lateral_convs: Vec<nn::Conv2D>,
-    fpn_convs: Vec<nn::Conv2D>,
-    heads: Vec<Vec<ConvBn>>,
+    pub(super) dino_mlp: [nn::Linear; 2],
+    pub(super) fpn1: (nn::GroupNorm, nn::ConvTranspose2D, nn::BatchNorm, nn::ConvTranspose2D),
+    pub(super) fpn2: (nn::GroupNorm, nn::ConvTranspose2D),
+    pub(super) fpn3: nn::GroupNorm,
+    pub(super) fpn4: nn::GroupNorm,
+    pub(super) lateral_convs: Vec<nn::Conv2D>,
+    pub(super) fpn_convs: Vec<nn::Conv2D>,
+    pub(super) heads: Vec<Vec<ConvBn>>,
 }
 
 impl Fpn {

@@ -57,6 +57,20 @@ pub struct Gmm {
 }
 
 impl Gmm {
+    /// Its tensors, by their names under `name`.
+    pub(super) fn weights(&self, name: &str) -> Vec<(String, &Tensor)> {
+        let norms = [("feat_norm", &self.feat_norm), ("mask_norm", &self.mask_norm)];
+        let norms = norms.into_iter().flat_map(|(norm, layer)| {
+            let of = |end, x: &'_ Option<Tensor>| {
+                x.as_ref().map(|x| (format!("{name}.{norm}.{end}"), x))
+            };
+            [of("weight", &layer.ws), of("bias", &layer.bs)]
+        });
+        let own = [("means", &self.means), ("diagonal", &self.diagonal)];
+        let own = own.map(|(own, x)| Some((format!("{name}.{own}"), x)));
+        norms.chain(own).flatten().collect()
+    }
+
     fn new(vs: &nn::Path<'_>, channels: i64, classes: i64, components: i64) -> Self {
         let shape = [classes, components, channels];
         let norm =
@@ -98,7 +112,8 @@ impl Gmm {
         self.mask_norm.forward(&log_density.amax([-1], false))
     }
 
-    fn forward(&self, rows: &Tensor) -> Tensor {
+    /// Logits `(n, k)` of decoder features `(n, channels)`.
+    pub(super) fn forward(&self, rows: &Tensor) -> Tensor {
         self.logits(&self.log_density(&self.features(rows)))
     }
 }

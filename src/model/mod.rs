@@ -15,6 +15,7 @@ pub mod config;
 pub mod device;
 pub mod dinov2;
 pub mod fpn;
+pub mod fused;
 pub mod head;
 pub mod score;
 pub mod uem;
@@ -27,6 +28,7 @@ use tch::{Device, Kind, Tensor, nn};
 pub use config::ModelConfig;
 use dinov2::{DinoV2, Features};
 use fpn::Fpn;
+pub use fused::Fused;
 use head::Head;
 pub use score::Score;
 use uem::Uem;
@@ -103,6 +105,18 @@ pub struct Outputs {
     pub uem: Option<Tensor>,
 }
 
+/// A network that runs: the plain modules, or what [`Fused`] made of them.
+pub trait Network {
+    /// The shape of the network and where it came from.
+    fn config(&self) -> &ModelConfig;
+
+    /// Logits and UEM of normalised pictures `(b, 3, h, w)`, both raised to `(h, w)` (bilinear,
+    /// `align_corners = false`) before anything is compared: a maximum does not commute with it.
+    ///
+    /// `h` and `w` are multiples of the patch size.
+    fn forward(&self, x: &Tensor) -> Outputs;
+}
+
 /// The segmentor and the UEM, each with its own variables so that one can be frozen by construction.
 #[derive(Debug)]
 pub struct Model {
@@ -153,6 +167,13 @@ impl Model {
         &self.config
     }
 
+    /// No variable is to be trained any more.
+    fn freeze(&mut self) {
+        self.segmentor.freeze();
+        self.uem_store.freeze();
+        self.weights_changed();
+    }
+
     /// Says where the weights came from, in the sidecar that is written beside them.
     pub fn set_source(&mut self, source: config::Source) {
         self.config.source = source;
@@ -161,30 +182,6 @@ impl Model {
     /// Where it runs.
     pub fn device(&self) -> Device {
         self.segmentor.device()
-    }
-
-    /// Arithmetic of the network.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    /// The sum of its bits, taken as whole numbers, for every `parts`-th variable from number `part` on:
-    /// it changes with any one bit.
-    ///
-    /// # Errors
-    /// [`Error::Torch`].
-    pub fn bit_sums(&self, part: usize, parts: usize) -> Result<Vec<(String, i64)>> {
-        let failed = |error: tch::TchError| {
-            let problem = error.to_string().lines().next().unwrap_or_default().into();
-            Error::Torch { what: "adding up the weights", problem }
-        };
-        let sum = |(name, tensor): (String, Tensor)| {
-            let bits = if tensor.kind() == Kind::Float { Kind::Int } else { Kind::Int16 };
-            let sum = tensor.f_view_dtype(bits)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-            Ok((name, sum))
-        };
-        let variables = self.variables().into_iter().skip(part).step_by(parts.max(1));
-        variables.map(sum).collect::<std::result::Result<_, _>>().map_err(failed)
     }
 
     /// Variables of the segmentor (backbone, decoder, head), names starting `segmentor.`.
@@ -224,10 +221,7 @@ impl Model {
         self.head.forward(&self.decoder.forward(features, false))
     }
 
-    /// Logits and UEM of normalised pictures `(b, 3, h, w)`, both raised to `(h, w)` (bilinear,
-    /// `align_corners = false`) before anything is compared: a maximum does not commute with it.
-    ///
-    /// `h` and `w` are multiples of the patch size.
+    /// As [`Network::forward`].
     pub fn forward(&self, x: &Tensor) -> Outputs {
         let size = [x.size()[2], x.size()[3]];
         let raise = |y: Tensor| y.upsample_bilinear2d(size, false, None, None);
@@ -236,6 +230,16 @@ impl Model {
             uem: self.uem.as_ref().map(|uem| raise(uem.forward(&features))),
             logits: raise(self.logits(&features)),
         }
+    }
+}
+
+impl Network for Model {
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn forward(&self, x: &Tensor) -> Outputs {
+        self.forward(x)
     }
 }
 

@@ -12,7 +12,7 @@ use super::head::Head;
 /// Projector and head.
 #[derive(Debug)]
 pub struct Uem {
-    layers: [nn::Linear; 3],
+    pub(super) layers: [nn::Linear; 3],
     /// The two-class head.
     pub head: Head,
 }

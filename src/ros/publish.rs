@@ -201,7 +201,8 @@ impl Outputs {
         }
         // The masks first: encoding what is only looked at takes longer than all of them.
         let png = |plane: &[u8]| encode_png(height, width, plane);
-        for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))] {
+        for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))]
+        {
             let Some(plane) = plane else { continue };
             self.pair(pair, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
         }

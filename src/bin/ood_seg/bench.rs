@@ -1,12 +1,14 @@
 //! `ood_seg bench`: the network and the node, timed; `benches/bench.py` puts them beside their peers.
 
+mod frame;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use ood_segmentation::data::synth::{Scene, SceneConfig};
 use ood_segmentation::image::Image;
-use ood_segmentation::model::Score;
+use ood_segmentation::model::{Fused, Network, Score};
 use ood_segmentation::msg::{CompressedImage, Stamp};
 use ood_segmentation::{Error, Result, checkpoint};
 use tch::{Kind, Tensor};
@@ -14,7 +16,7 @@ use tch::{Kind, Tensor};
 use crate::model::ModelArgs;
 use crate::session::{self, Message, Session, quantile};
 
-/// What to time; both print one JSON line.
+/// What to time; each prints one JSON line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,6 +27,8 @@ pub(crate) struct Args {
 enum What {
     /// One window through the network
     Window(WindowArgs),
+    /// A frame, from the camera's JPEG to the masks' messages, by stage and as a whole
+    Frame(frame::FrameArgs),
     /// The node behind a 960x540 camera over DDS: latency at a rate it keeps up with, then overload
     Node(NodeArgs),
 }
@@ -36,6 +40,9 @@ struct WindowArgs {
     /// Timed forwards after one warm-up
     #[arg(long, default_value_t = 2)]
     repeat: u32,
+    /// Windows per forward
+    #[arg(long, default_value_t = 1)]
+    batch: u32,
 }
 
 #[derive(clap::Args)]
@@ -43,7 +50,7 @@ struct NodeArgs {
     /// Weights; without them the small network with random ones
     #[arg(short, long)]
     weights: Option<PathBuf>,
-    /// Frames of each of the two parts
+    /// Frames of each of the two parts; 0: only the time from the node's start to its first mask
     #[arg(long, default_value_t = 100)]
     frames: u32,
 }
@@ -52,15 +59,21 @@ struct NodeArgs {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Window(args) => window(args),
+        What::Frame(args) => frame::run(args),
         What::Node(args) => node(args),
     }
 }
 
 /// Wall and CPU seconds per window, peak memory, mean score.
 fn window(args: &WindowArgs) -> Result<()> {
-    let model = args.model.load()?;
+    let model = Fused::new(args.model.load()?);
     let _no_grad = tch::no_grad_guard();
-    let x = picture(model.config().window).to_device(model.device());
+    let x = picture(model.config().window).to_device(model.device()).repeat([
+        args.batch.into(),
+        1,
+        1,
+        1,
+    ]);
     let score = || Score::Llr.of(&model.forward(&x)).mean(Kind::Float).double_value(&[]);
     score();
     let (start, cpu) = (Instant::now(), cpu_seconds()?);
@@ -68,7 +81,7 @@ fn window(args: &WindowArgs) -> Result<()> {
     for _ in 0..args.repeat {
         mean = score();
     }
-    let repeat = f64::from(args.repeat);
+    let repeat = f64::from(args.repeat) * f64::from(args.batch);
     let line = serde_json::json!({
         "wall_s": start.elapsed().as_secs_f64() / repeat,
         "cpu_s": (cpu_seconds()? - cpu) / repeat,
@@ -87,11 +100,21 @@ fn picture([h, w]: [i64; 2]) -> Tensor {
 
 /// User and system seconds of this process.
 fn cpu_seconds() -> Result<f64> {
+    Ok(fields(14, 2)? / 100.0) // ticks of 10 ms
+}
+
+/// Pages that the kernel has given to this process so far without reading a disk.
+fn page_faults() -> Result<f64> {
+    fields(10, 1)
+}
+
+/// The sum of `count` fields of `/proc/self/stat` from the `first` on, counted from 1.
+fn fields(first: usize, count: usize) -> Result<f64> {
     let path = "/proc/self/stat";
     let stat = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    // Fields 14 and 15 in ticks of 10 ms; the name in field 2 may hold spaces but ends with `)`.
-    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    Ok(ticks.filter_map(|text| text.parse::<f64>().ok()).sum::<f64>() / 100.0)
+    // The name in field 2 may hold spaces but ends with `)`.
+    let rest = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    Ok(rest.skip(first - 3).take(count).filter_map(|text| text.parse::<f64>().ok()).sum())
 }
 
 /// A line of `/proc/<id>/status` in MiB.
@@ -111,8 +134,15 @@ fn node(args: &NodeArgs) -> Result<()> {
     if args.weights.is_none() {
         checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &weights)?;
     }
+    let pictures = camera(32)?;
+    let began = Instant::now();
     let session = Session::start(&weights, &["plan:=single".into()])?;
-    let mut node = Node { session, camera: camera(32)?, sent: 0, dropped: 0 };
+    let mut node = Node { session, camera: pictures, sent: 0, dropped: 0 };
+    let first_mask_s = node.first_mask(began)?;
+    if args.frames == 0 {
+        println!("{}", serde_json::json!({ "first_mask_s": first_mask_s }));
+        return node.session.finish();
+    }
     node.play(5, Duration::from_millis(400))?; // warm-up
     let calm = node.play(args.frames, Duration::from_millis(200))?;
     let gap = Duration::from_secs_f64(calm.work_ms / 3e3);
@@ -120,6 +150,7 @@ fn node(args: &NodeArgs) -> Result<()> {
     node.session.finish()?;
     let line = serde_json::json!({
         "camera": "960x540 JPEG, plan single",
+        "first_mask_s": first_mask_s,
         "work_ms": calm.work_ms,
         "at_5_hz": calm.report,
         "at_3x_capacity": overload.report,
@@ -157,6 +188,18 @@ struct Part {
 }
 
 impl Node {
+    /// Sends one picture; seconds from `began` to its mask.
+    fn first_mask(&mut self, began: Instant) -> Result<f64> {
+        self.send()?;
+        let deadline = began + Duration::from_secs(120);
+        while let Some(output) = self.session.receive(deadline)? {
+            if output.topic == session::MASK {
+                return Ok(output.received.duration_since(began).as_secs_f64());
+            }
+        }
+        Err(session::failed("no mask within two minutes"))
+    }
+
     /// Sends `count` pictures, one every `gap`, and gathers what comes back.
     fn play(&mut self, count: u32, gap: Duration) -> Result<Part> {
         let resident = |node: &Self| memory_mib(node.session.node_id(), "VmRSS:");

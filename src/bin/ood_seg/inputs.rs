@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ood_segmentation::bag::{BagReader, Message, Topic};
+use ood_segmentation::data::Shard;
 use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::msg::{self, CAMERA_INFO, CameraInfo};
 use ood_segmentation::{Error, Result};
@@ -34,7 +35,11 @@ enum Input {
 }
 
 /// The work list of a command line, looked through before anything is done.
-pub(crate) struct Inputs(Vec<Input>);
+pub(crate) struct Inputs {
+    all: Vec<Input>,
+    /// Which of their pictures are ours.
+    shard: Shard,
+}
 
 impl Inputs {
     /// Finds out what every argument is.
@@ -42,7 +47,7 @@ impl Inputs {
     /// # Errors
     /// An argument that does not exist, a folder without images, a bag without image topics, or two
     /// images whose results would have the same name.
-    pub(crate) fn find(arguments: &[PathBuf], topics: &[String]) -> Result<Self> {
+    pub(crate) fn find(arguments: &[PathBuf], topics: &[String], shard: Shard) -> Result<Self> {
         let mut inputs = Vec::new();
         for path in arguments {
             let kind = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -56,19 +61,20 @@ impl Inputs {
             }
         }
         distinct(&inputs)?;
-        Ok(Self(inputs))
+        Ok(Self { all: inputs, shard })
     }
 
-    /// Number of pictures.
+    /// Number of pictures of our shard.
     pub(crate) fn count(&self) -> usize {
         let frames = |input: &Input| match input {
             Input::File { .. } => 1,
             Input::Bag { count, .. } => *count,
         };
-        self.0.iter().map(frames).sum()
+        self.shard.share(self.all.iter().map(frames).sum())
     }
 
-    /// Hands every picture, or why it cannot be read, to `each`, in the order of the arguments.
+    /// Hands every picture of our shard, or why it cannot be read, to `each`, in the order of the
+    /// arguments.
     ///
     /// # Errors
     /// A bag that ends early, or what `each` returns.
@@ -77,21 +83,24 @@ impl Inputs {
         limits: &Limits,
         mut each: impl FnMut(Result<Frame>) -> Result<()>,
     ) -> Result<()> {
-        for input in &self.0 {
+        let mut places = 0..;
+        let mut ours = || places.next().is_some_and(|place| self.shard.holds(place));
+        for input in &self.all {
             match input {
-                Input::File { path, name } => {
+                Input::File { path, name } if ours() => {
                     let (source, name) = (path.display().to_string(), name.clone());
                     let image = Image::read_file(path, limits);
                     let frame =
                         |image| Frame { source, name, image, recorded: None, calibration: None };
                     each(image.map(frame))?;
                 }
+                Input::File { .. } => {}
                 Input::Bag { path, topics, .. } => {
                     let bag = BagReader::open(path)?;
                     let mut calibrations = Calibrations::of(&bag, topics)?;
                     for message in bag.messages(&[&topics[..], &calibrations.topics].concat())? {
                         let message = message?;
-                        if calibrations.take(&message) {
+                        if calibrations.take(&message) || !ours() {
                             continue;
                         }
                         let place = place(&message.topic, topics);

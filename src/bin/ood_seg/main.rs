@@ -90,7 +90,7 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    threads::sleep_while_waiting();
+    threads::start_for_libtorch();
     // The transport warns of clamped sockets at every start; the commands say it where it matters.
     let level = "warn,rustdds=error,ros2_client=error";
     let level = env_logger::Env::default().default_filter_or(level);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ood_segmentation::bag::{self, BagReader, Topic};
+use ood_segmentation::data::Shard;
 use ood_segmentation::ros::raw::{self, ByteOrder, Participant, Qos, RawWriter};
 use ood_segmentation::{Error, Result};
 
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// Only these topics
     #[arg(long, value_delimiter = ',')]
     topics: Vec<String>,
+    /// Only every n-th message of each topic, from the i-th on: i/n, with i from 0
+    #[arg(long)]
+    shard: Option<Shard>,
     /// Seconds to wait for a subscriber of every topic before the first message
     #[arg(long, default_value_t = 2.0)]
     wait: f64,
@@ -51,6 +55,8 @@ pub(crate) struct Args {
 struct Track {
     topic: Topic,
     writer: RawWriter,
+    /// Messages met in this round, those of other shards included.
+    met: usize,
     sent: usize,
     /// Not taken by the transport: a reliable subscriber was too far behind.
     refused: usize,
@@ -126,7 +132,14 @@ fn tracks(
         let per_second = topic.message_count as f64 / length.as_secs_f64().max(1.0) * args.rate;
         let qos = offer(topic, size, per_second);
         let writer = participant.writer(&topic.name, &topic.type_name, qos, order)?;
-        tracks.push(Track { topic: topic.clone(), writer, sent: 0, refused: 0, times: None });
+        tracks.push(Track {
+            topic: topic.clone(),
+            writer,
+            met: 0,
+            sent: 0,
+            refused: 0,
+            times: None,
+        });
     }
     if let Some(warning) = receive_buffer_limit().and_then(|limit| small_buffers(&large, limit)) {
         eprintln!("{warning}");
@@ -234,6 +247,8 @@ impl Player<'_> {
         let skipped = u64::try_from(self.start.as_nanos()).unwrap_or(u64::MAX);
         let start_ns = bag_start.saturating_add(skipped);
         let names: Vec<_> = tracks.iter().map(|track| track.topic.name.clone()).collect();
+        let shard = self.args.shard.unwrap_or(Shard::WHOLE);
+        tracks.iter_mut().for_each(|track| track.met = 0);
         for message in self.bag.messages_from(&names, start_ns)? {
             let message = message?;
             let since = Duration::from_nanos(message.log_time_ns - start_ns);
@@ -242,7 +257,9 @@ impl Player<'_> {
                 return Ok(began);
             }
             let track = tracks.iter_mut().find(|track| track.topic.name == message.topic);
-            if let Some(track) = track {
+            if let Some(track) = track
+                && track.is_in(shard)
+            {
                 track.send(message.data)?;
             }
             let position = self.start + since;
@@ -268,6 +285,12 @@ impl Player<'_> {
 }
 
 impl Track {
+    /// Whether the message at hand, the next of this topic, belongs to the shard.
+    fn is_in(&mut self, shard: Shard) -> bool {
+        self.met += 1;
+        shard.holds(self.met - 1)
+    }
+
     fn send(&mut self, payload: Vec<u8>) -> Result<()> {
         if self.writer.write(payload)? {
             let now = Instant::now();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ood_segmentation::data::Shard;
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::Score;
 use ood_segmentation::obstacle::ObstacleConfig;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Of a bag, only these image topics
     #[arg(long, value_delimiter = ',')]
     topics: Vec<String>,
+    /// Only every n-th picture, from the i-th on: i/n, with i from 0, for several machines at once
+    #[arg(long)]
+    shard: Option<Shard>,
     /// Write one bag (mcap) with every output of every frame instead of files; inputs must be bags
     #[arg(long)]
     bag_out: Option<PathBuf>,
@@ -108,7 +112,7 @@ impl PipelineArgs {
 /// What stops the work: an argument, the model, a place that cannot be written to; and at its end
 /// that some pictures could not be segmented.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let inputs = Inputs::find(&args.input, &args.topics)?;
+    let inputs = Inputs::find(&args.input, &args.topics, args.shard.unwrap_or(Shard::WHOLE))?;
     let pipeline = args.pipeline.open(&args.model)?;
     let job = Job { inputs, pipeline, stop: stop_on_signal()? };
     match (&args.bag_out, &args.foxglove) {
