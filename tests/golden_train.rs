@@ -238,6 +238,7 @@ fn model(golden: &Golden, segmentor: &str) -> Model {
         source: Source { tool: "golden".into(), from: Vec::new() },
         variant: String::new(),
         calibration: None,
+        answer: None,
         sha256: String::new(),
     };
     let mut model = Model::new(&config, Device::Cpu).unwrap();

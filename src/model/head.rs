@@ -61,10 +61,8 @@ impl Gmm {
     pub(super) fn weights(&self, name: &str) -> Vec<(String, &Tensor)> {
         let norms = [("feat_norm", &self.feat_norm), ("mask_norm", &self.mask_norm)];
         let norms = norms.into_iter().flat_map(|(norm, layer)| {
-            let of = |end, x: &'_ Option<Tensor>| {
-                x.as_ref().map(|x| (format!("{name}.{norm}.{end}"), x))
-            };
-            [of("weight", &layer.ws), of("bias", &layer.bs)]
+            let own = [("weight", &layer.ws), ("bias", &layer.bs)];
+            own.map(|(own, x)| x.as_ref().map(|x| (format!("{name}.{norm}.{own}"), x)))
         });
         let own = [("means", &self.means), ("diagonal", &self.diagonal)];
         let own = own.map(|(own, x)| Some((format!("{name}.{own}"), x)));
