@@ -1,5 +1,4 @@
-//! What the patches in `patches/` are for, each seen from outside: every test here fails with the rustdds of
-//! the registry.
+//! What the patches in `patches/` are for, each seen from outside.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test tells what it measured and what it skips")]
 
