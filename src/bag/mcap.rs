@@ -24,6 +24,9 @@ const RECORD_HEADER: usize = 9;
 /// Channel id, sequence number, log time and publish time before a message's payload, bytes.
 const MESSAGE_HEADER: usize = 2 + 4 + 8 + 8;
 
+/// Bytes that one byte can be unpacked to: 128 KiB from a block of 4 in zstd, far fewer in LZ4.
+const MAX_RATIO: u64 = 32_768;
+
 /// Topic and type of a channel.
 type Channels = HashMap<u16, (String, String)>;
 
@@ -238,20 +241,22 @@ impl Chunks {
         if !texts_fit(&record) {
             return Err(McapError::UnexpectedEoc);
         }
+        let Record::Chunk { header, data } = ::mcap::parse_record(op::CHUNK, body)? else {
+            return Err(McapError::BadIndex);
+        };
         // The reader below subtracts the lengths of an uncompressed chunk's records unchecked.
-        if let Record::Chunk { header, data } = ::mcap::parse_record(op::CHUNK, body)?
-            && header.compression.is_empty()
-            && !holds_whole_records(&data)
-        {
+        if header.compression.is_empty() && !holds_whole_records(&data) {
             return Err(McapError::UnexpectedEoc);
         }
+        // And it makes room for what a record claims: no more than can come of these bytes.
+        let packed = (data.len() as u64).saturating_mul(MAX_RATIO);
+        let limit = header.uncompressed_size.min(packed).max(chunk.chunk_length).min(MAX_MESSAGE);
         let mut rest = &record[..];
-        let limit = usize::try_from(MAX_MESSAGE).unwrap_or(usize::MAX);
         let options = LinearReaderOptions::default()
             .with_skip_start_magic(true)
             .with_skip_end_magic(true)
             .with_prevalidate_chunk_crcs(true)
-            .with_record_length_limit(limit);
+            .with_record_length_limit(usize::try_from(limit).unwrap_or(usize::MAX));
         let mut reader = LinearReader::new_with_options(options);
         let mut position = 0;
         while let Some(event) = reader.next_event() {
