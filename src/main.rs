@@ -8,10 +8,11 @@ use std::{env, panic, process, thread};
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
 use ood_segmentation::config::{NodeConfig, ObstacleParameters};
-use ood_segmentation::image::Limits;
+use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::model::{Precision, Score, device};
+use ood_segmentation::msg::Header;
 use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
 use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
@@ -23,8 +24,9 @@ const NODE_NAME: &str = "ood_segmentation";
 const USAGE: &str = "\
 ood_segmentation_node: camera images in, semantic classes and out-of-distribution masks out
 
-usage: ood_segmentation_node [--help] [--version] [--ros-args ROS_ARGUMENTS]
+usage: ood_segmentation_node [--help] [--version] [--check] [--ros-args ROS_ARGUMENTS]
 
+  --check                    load the weights, warm up, segment a picture twice, report, and end
   -p model.weights:=FILE     weights, a .safetensors file with its .yaml beside it (needed)
   -p NAME:=VALUE             any parameter of config/ood_segmentation.param.yaml
   --params-file FILE         a ROS parameter file; of several the later one wins
@@ -71,6 +73,9 @@ fn run() -> Result<(), Failure> {
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
     let pipeline = pipeline(&config)?;
+    if args.check {
+        return check(&pipeline);
+    }
     exit_when_dds_panics();
     let stop = stop_on_signals().map_err(exit(70))?;
     let node =
@@ -109,7 +114,39 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     })?;
     let (weights, name) = (weights.display(), &model.config().architecture);
     log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
-    Pipeline::new(model, settings).map_err(exit(78))
+    let pipeline = Pipeline::new(model, settings).map_err(exit(78))?;
+    let times = pipeline.warm_up().map_err(exit(71))?;
+    let times: Vec<_> = times.iter().map(|ms| format!("{ms:.0}")).collect();
+    log::info!("warm after passes of 1 to {} windows: {} ms", config.batch, times.join(", "));
+    Ok(pipeline)
+}
+
+/// Segments a picture twice and says what came of it: every score a number, and the same both times.
+fn check(pipeline: &Pipeline) -> Result<(), Failure> {
+    let [height, width] = [270, 480];
+    let pixels = (0..height * width * 3).map(|i| (i * i / 7 % 251) as u8).collect();
+    let picture = Image::packed(Header::default(), (height, width), "rgb8", pixels);
+    let planes = Planes { score: true, ..Planes::default() };
+    let run = || pipeline.run(&picture, planes).map_err(exit(65));
+    let (first, second) = (run()?, run()?);
+    let timing = second.timing;
+    let device = pipeline.model().device();
+    #[expect(clippy::print_stdout, reason = "what the user asked for")]
+    {
+        println!("weights   sha256 {}", pipeline.model().config().sha256);
+        println!("device    {device:?}");
+        println!("inference {:.1} ms for {width}x{height} pixels", timing.inference_ms);
+    }
+    // On a GPU sums are not always made in the same order.
+    if !device.is_cuda() && (first.score, first.classes) != (second.score, second.classes) {
+        let problem = "the same picture gave another result the second time".into();
+        return Err(Failure(70, Error::Torch { what: "checking the network", problem }));
+    }
+    #[expect(clippy::print_stdout, reason = "what the user asked for")]
+    {
+        println!("result    every score is a number, the same for the same picture: good");
+    }
+    Ok(())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]

@@ -82,11 +82,11 @@ fn a_frame_that_cannot_be_used_gets_its_reason_and_the_next_one_its_masks() {
     peer.read_status("/left/status");
     peer.read_status("/right/status");
     peer.repeat(&picture("/left/image_raw", 1), is_status);
-    let jpeg = |data: &str| {
+    let jpeg = |data: &str, stamp: u32| {
         json!({"do": "compressed", "topic": "/right/image_raw/compressed", "base64": data,
-            "stamp": [3, 4], "frame_id": "right_optical"})
+            "stamp": [stamp, 4], "frame_id": "right_optical"})
     };
-    peer.repeat(&jpeg("/9j/4AAQSkZJRg=="), is_status);
+    peer.repeat(&jpeg("/9j/4AAQSkZJRg==", 3), is_status);
     let changed = |key: &str, value: Value| {
         let mut picture = picture("/left/image_raw", 50);
         picture[key] = value;
@@ -98,8 +98,8 @@ fn a_frame_that_cannot_be_used_gets_its_reason_and_the_next_one_its_masks() {
         (changed("length", json!(100)), "layout_short", "100"),
         (changed("height", json!(0)), "size_zero", "70x0"),
         (changed("width", json!(9000)), "size_limit", "9000"),
-        (jpeg("/9j/4AAQSkZJRg=="), "decode", ""),
-        (jpeg("bm90IGEgcGljdHVyZQ=="), "decode", ""),
+        (jpeg("/9j/4AAQSkZJRg==", 50), "decode", ""),
+        (jpeg("bm90IGEgcGljdHVyZQ==", 51), "decode", ""),
     ];
     for (picture, reason, word) in bad {
         peer.tell(&picture);

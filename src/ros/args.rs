@@ -15,6 +15,8 @@ pub struct RosArgs {
     pub help: bool,
     /// `--version`: print the version and end.
     pub version: bool,
+    /// `--check`: try the network and end.
+    pub check: bool,
     /// Whether log lines go to `/rosout`.
     pub rosout: bool,
     /// `--log-level` of the node, the last one given.
@@ -57,8 +59,9 @@ impl RosArgs {
                 _ if ros => parsed.ros_flag(&flag, &mut args)?,
                 "--help" | "-h" => parsed.help = true,
                 "--version" | "-V" => parsed.version = true,
+                "--check" => parsed.check = true,
                 _ => {
-                    let allowed = "--help, --version, or --ros-args before it";
+                    let allowed = "--help, --version, --check, or --ros-args before it";
                     return Err(Error::setting(flag, "not an argument of this program", allowed));
                 }
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{MessageInfo, ReadError, ReadResult};
+use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
@@ -18,8 +18,9 @@ use super::context::Participant;
 use super::diagnostics::Input;
 use super::graph::Publishers;
 use super::monitor::Report;
-use super::rate::RateLimit;
+use super::rate::{Arrivals, RateLimit};
 use super::slot::{Slot, slot};
+use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
 use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
@@ -55,6 +56,25 @@ impl Payload {
             Self::Compressed(message) => message.header.clone(),
             Self::Undecodable(_) => Header::default(),
         }
+    }
+
+    /// Of what it holds beside its header.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        match self {
+            Self::Raw(image) => {
+                let Image { height, width, step, .. } = *image;
+                [height, width, step].iter().for_each(|field| sum.update(&field.to_le_bytes()));
+                sum.update(image.encoding.as_bytes());
+                sum.update(&image.data);
+            }
+            Self::Compressed(message) => {
+                sum.update(message.format.as_bytes());
+                sum.update(&message.data);
+            }
+            Self::Undecodable(problem) => sum.update(problem.as_bytes()),
+        }
+        sum.finalize()
     }
 }
 
@@ -120,6 +140,8 @@ impl Camera {
             dropped: 0,
             limited: 0,
             rate: RateLimit::new(max_rate_hz),
+            arrivals: Arrivals::default(),
+            writers: WriterLock::new(config.writer_lock_ms),
             newest: None,
             joined: (Instant::now(), 0),
             mismatch: None,
@@ -186,6 +208,8 @@ struct Ingest {
     dropped: u64,
     limited: u64,
     rate: RateLimit,
+    arrivals: Arrivals,
+    writers: WriterLock,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
     joined: (Instant, u64),
@@ -239,6 +263,7 @@ impl Ingest {
             let topic = if source.compressed { &self.compressed } else { &self.raw };
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
+            self.writers.release();
             match self.follow(&mut participant, *source, &mut infos).await? {
                 Some(better) => *source = better,
                 None => return Ok(()),
@@ -259,12 +284,18 @@ impl Ingest {
                 COMPRESSED_IMAGE.type_name,
                 source.reliable,
             )?;
-            let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
+            let messages = topic.async_stream().map(|read| {
+                let (message, info) = read?;
+                Ok((Payload::Compressed(message), info.publisher_gid()))
+            });
             self.drain(participant, source, infos, messages).await
         } else {
             let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
-            let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
+            let messages = topic.async_stream_seed(seed).map(|read| {
+                let (image, info) = read?;
+                Ok((Payload::Raw(image), info.publisher_gid()))
+            });
             self.drain(participant, source, infos, messages).await
         }
     }
@@ -274,7 +305,7 @@ impl Ingest {
         participant: &Participant,
         source: Source,
         infos: &mut Infos<'_>,
-        messages: impl FusedStream<Item = ReadResult<Payload>>,
+        messages: impl FusedStream<Item = ReadResult<(Payload, Gid)>>,
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
         let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
@@ -298,7 +329,13 @@ impl Ingest {
                     }
                 }
                 message = messages.select_next_some() => match message {
-                    Ok(payload) => self.put(payload),
+                    Ok((payload, writer)) => {
+                        if self.writers.admits(writer, Instant::now()) {
+                            self.put(payload);
+                        } else {
+                            self.keep_buffer(payload);
+                        }
+                    }
                     Err(ReadError::Deserialization { reason }) => {
                         self.put(Payload::Undecodable(reason));
                     }
@@ -369,22 +406,31 @@ impl Ingest {
             received: self.sequence,
             dropped: self.dropped,
             newest: self.newest,
+            pace: self.arrivals.pace(),
+            several: self.writers.several(Instant::now()),
+            other_writers: self.writers.refused(),
             rebuilds: self.joined.1,
         };
         // No room: the next one, 100 ms later, says the same and more.
         drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
+    /// The buffer of a message that goes no further.
+    fn keep_buffer(&self, payload: Payload) {
+        if let Payload::Raw(image) = payload {
+            drop(self.buffers.try_send(image.data)); // full: the allocator takes it
+        }
+    }
+
     fn put(&mut self, payload: Payload) {
         let received = Instant::now();
         self.watchdog.message(received);
+        self.arrivals.message(received);
         self.newest = Some(received);
         self.sequence += 1;
         if !self.rate.admits(received) {
             self.limited += 1;
-            if let Payload::Raw(image) = payload {
-                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
-            }
+            self.keep_buffer(payload);
             return;
         }
         self.slot.put(|unread| {

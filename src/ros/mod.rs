@@ -5,12 +5,14 @@
 //! ```
 //!
 //! Every thread reports to `monitor`, whose own thread publishes `/diagnostics`, latencies and `/rosout`.
+//! Between batch and pipeline `stamps` refuses frames whose time cannot be true, on the time of `clock`.
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
 mod args;
 mod batch;
 mod calibration;
+mod clock;
 mod context;
 mod diagnostics;
 mod graph;
@@ -24,6 +26,9 @@ pub mod raw;
 mod rosout;
 mod service;
 mod slot;
+mod stamps;
+mod stream;
+mod writers;
 
 pub use args::{Names, Network, RosArgs};
 pub use node::{Node, Process};

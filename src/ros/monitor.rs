@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, never, select, tick};
 use ros2_client::Publisher;
 
 use super::args::Names;
+use super::clock::Followed;
 use super::context::Participant;
 use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::graph::Graph;
@@ -30,6 +31,8 @@ pub(crate) enum Report {
     Input(usize, Input),
     /// What became of a camera's frame.
     Frame(usize, FrameStatus),
+    /// What is known of `/clock`, while it is followed.
+    Clock(Option<Followed>),
 }
 
 /// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
@@ -148,7 +151,8 @@ impl Speaker {
 
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Input(camera, input) => self.health.input(camera, input),
+            Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
+            Report::Clock(clock) => self.health.clock(clock),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
                     let data = f64::from(of(&status));

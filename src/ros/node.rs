@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::args::{Names, Network};
 use super::batch::Batcher;
 use super::calibration::Calibrations;
+use super::clock::Clock;
 use super::diagnostics::Health;
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::monitor::{Monitor, ROOM, Report};
@@ -17,6 +18,7 @@ use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
+use super::stamps::{Rules, Stamps};
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
@@ -32,6 +34,8 @@ pub struct Node {
     config: NodeConfig,
     views: Vec<View>,
     calibrations: Vec<Calibrations>,
+    clock: Clock,
+    stamps: Vec<Stamps>,
     batcher: Batcher,
     enabled: bool,
     counts: Vec<Counts>,
@@ -107,6 +111,9 @@ impl Node {
         let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
         let unread = cameras.iter().map(|camera| camera.calibrations.clone());
         let calibrations = unread.map(Calibrations::new).collect();
+        let mut clock = Clock::new(names.topic("/clock")?, reports.clone());
+        clock.follow(config.use_sim_time, outputs.participant())?;
+        let stamps = config.cameras.iter().cloned().map(Stamps::new).collect();
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
@@ -124,6 +131,8 @@ impl Node {
             enabled: true,
             views,
             calibrations,
+            clock,
+            stamps,
             batcher,
             counts,
             stop,
@@ -143,7 +152,7 @@ impl Node {
             log::info!("{name}: {counts}");
         }
         self.stop.close(); // for the cameras, when it is the GPU that ended the loop
-        drop(self.reports);
+        drop((self.reports, self.clock)); // the monitor ends with the last of them
         let joined = self.cameras.into_iter().try_for_each(Camera::join);
         ended.and(joined).and(self.services.join()).and(self.monitor.join())
     }
@@ -167,6 +176,7 @@ impl Node {
         #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
         self.pipeline.set_ood_threshold(config.ood_threshold as f32)?;
         self.outputs.configure(&config);
+        self.clock.follow(config.use_sim_time, self.outputs.participant())?;
         if config.silence_ms != self.config.silence_ms {
             self.cameras.iter_mut().for_each(|camera| camera.set_silence_ms(config.silence_ms));
         }
@@ -180,7 +190,7 @@ impl Node {
         let mut jobs = Vec::new();
         for (camera, frame) in frames {
             let mut status = self.begin(camera, &frame);
-            match self.image(frame.payload, &mut status) {
+            match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.outputs.wanted(camera);
@@ -223,11 +233,20 @@ impl Node {
     }
 
     /// Pixels from the message; what is learnt on the way goes into `status`.
-    fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
+    fn image(
+        &mut self,
+        camera: usize,
+        payload: Payload,
+        status: &mut FrameStatus,
+    ) -> Result<Image> {
         let start = Instant::now();
         status.header = payload.header();
         if !self.enabled {
             return Err(Error::Disabled);
+        }
+        if !matches!(payload, Payload::Undecodable(_)) {
+            let rules = Rules::of(&self.config);
+            self.stamps[camera].check(&payload, self.clock.now(), rules)?;
         }
         let image = match payload {
             Payload::Raw(image) => image,
@@ -247,8 +266,8 @@ impl Node {
             status.state = FrameStatus::NO_DATA;
             (status.reason, status.text) = (reason(error).to_owned(), error.chain());
         }
-        let stamp = status.header.stamp;
-        status.latency_ms = if self.config.use_sim_time { f32::NAN } else { since(stamp) };
+        status.latency_ms =
+            self.clock.now().map_or(f32::NAN, |now| since(status.header.stamp, now));
         self.count(camera, &status, published.as_ref().err());
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
@@ -365,9 +384,9 @@ fn milliseconds(time: Duration) -> f32 {
     (time.as_secs_f64() * 1e3) as f32
 }
 
-/// Milliseconds on the system's clock since a stamp; negative when it lies in the future.
+/// Milliseconds from a stamp to `now`; negative when it lies in the future.
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds need no more digits")]
-fn since(stamp: Stamp) -> f32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ((now.as_secs_f64() - f64::from(stamp.sec) - f64::from(stamp.nanosec) * 1e-9) * 1e3) as f32
+#[expect(clippy::cast_precision_loss, reason = "milliseconds need no more digits")]
+fn since(stamp: Stamp, now: Stamp) -> f32 {
+    ((now.nanos() - stamp.nanos()) as f64 / 1e6) as f32
 }

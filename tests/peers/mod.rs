@@ -89,13 +89,17 @@ impl Peer {
         self.ask(&command);
     }
 
-    /// Repeats the command until a line comes that `is_it` likes. Discovery ends on one side first, so
-    /// what a new writer says at once may be lost.
+    /// Repeats the command, each time a nanosecond later, until a line comes that `is_it` likes.
+    /// Discovery ends on one side first, so what a new writer says at once may be lost.
     pub(crate) fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
         let end = Instant::now() + PATIENCE;
         let wait = Duration::from_millis(500);
+        let mut command = command.clone();
         while Instant::now() < end {
-            self.tell(command);
+            self.tell(&command);
+            if let Some(nanos) = command.pointer_mut("/stamp/1") {
+                *nanos = json!(nanos.as_u64().unwrap() + 1);
+            }
             while let Ok(line) = self.lines.recv_timeout(wait) {
                 let line: Value = serde_json::from_str(&line).unwrap();
                 assert!(line.get("error").is_none(), "{line}");

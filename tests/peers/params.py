@@ -143,6 +143,7 @@ class Caller:
         self.participant = DomainParticipant(int(os.environ["ROS_DOMAIN_ID"]))
         self.guid = random.getrandbits(63)
         self.sequence = 1 << 33  # both halves of the number matter
+        self.second = 0
         self.clients = {}
         self.told = self.reader("rt/parameter_events", ParameterEvent)
         self.statuses = self.reader("rt/camera/status", FrameStatus)
@@ -194,13 +195,14 @@ class Caller:
         until("node that reads the camera", self.camera.get_matched_subscriptions)
         until("node that tells the status", self.statuses.get_matched_publications)
         self.statuses.take(N=100)
-        for second in range(PATIENCE // 2):
-            stamp = Time(second, 5)
+        for _ in range(PATIENCE // 2):
+            self.second += 1
+            stamp = Time(self.second, 5)
             self.camera.write(Image(Header(stamp, "front"), 42, 70, "mono8", 0, 70, bytes(42 * 70)))
             end = time.monotonic() + 2
             while time.monotonic() < end:
                 for status in self.statuses.take(N=100):
-                    if status.header.stamp.sec == second:
+                    if status.header.stamp.sec == self.second:
                         return asdict(status) | {"latency_ms": None}
                 time.sleep(0.01)
         raise TimeoutError("no status")

@@ -10,6 +10,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "offer", "topic": ...}                  the writer of Image messages, and nothing written
   {"do": "info", "topic": "/camera/camera_info", "height": 2, "width": 3, "k": [9 numbers],
    "p": [12 numbers], "stamp": ..., "frame_id": ...}
+  {"do": "clock", "stamp": [7, 8]}               a tick of /clock
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
   {"do": "sleep", "seconds": 0.5}
@@ -51,6 +52,11 @@ class Time(IdlStruct, typename="builtin_interfaces::msg::dds_::Time_"):
 class Header(IdlStruct, typename="std_msgs::msg::dds_::Header_"):
     stamp: Time
     frame_id: str
+
+
+@dataclass
+class Clock(IdlStruct, typename="rosgraph_msgs::msg::dds_::Clock_"):
+    clock: Time
 
 
 @dataclass
@@ -399,6 +405,9 @@ class Peer:
     def lie(self, c):
         self.write(c, Lie(list(self.data(c).ljust(64, b"\0"))))
 
+    def clock(self, c):
+        self.write({"topic": "/clock", "reliable": True, **c}, Clock(Time(*c["stamp"])))
+
     def play(self, c):
         seconds, nanoseconds = c.get("stamp", [1, 0])
         for i in range(int(c["rate"] * c["seconds"])):
@@ -442,7 +451,7 @@ class Peer:
             elif field.name == "status":
                 line["status"] = [asdict(status) for status in value]
             elif field.name not in ("header", "stamp"):
-                line[field.name] = value
+                line[field.name] = None if value != value else value  # JSON has no NaN
         say(**line)
 
     def run(self):
