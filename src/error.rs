@@ -63,6 +63,9 @@ pub enum Error {
     /// The node was told not to segment.
     #[error("switched off by ~/enable")]
     Disabled,
+    /// The node is not in the state in which it segments.
+    #[error("the node is not active: ros2 lifecycle set <node> configure, then activate")]
+    Inactive,
     /// A message that is not the CDR it should be.
     #[error(transparent)]
     Cdr(#[from] CdrError),

@@ -13,7 +13,7 @@ use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::msg::Header;
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
-use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::ros::{Console, Line, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -69,20 +69,23 @@ fn run() -> Result<(), Failure> {
         return Ok(());
     }
     let names = args.names(NODE_NAME).map_err(exit(78))?;
-    let log = start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
+    let console = Console::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
+    let log =
+        start_log(&args, console, names.node_name().trim_start_matches('/').replace('/', "."));
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
-    let pipeline = pipeline(&config)?;
-    if args.check {
-        return check(&pipeline);
+    let ready = (config.autostart || args.check).then(|| pipeline(&config)).transpose()?;
+    if let Some(ready) = ready.as_ref().filter(|_| args.check) {
+        return check(ready);
     }
+    let load = Box::new(|config: &NodeConfig| pipeline(config).map_err(|Failure(_, why)| why));
     exit_when_dds_panics();
     let stop = stop_on_signals().map_err(exit(70))?;
-    let node =
-        Node::start(&names, network, config, pipeline, Process { stop, log }).map_err(|error| {
-            let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
-            Failure(code, error)
-        })?;
+    let process = Process { stop, log, load };
+    let node = Node::start(&names, network, config, ready, process).map_err(|error| {
+        let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
+        Failure(code, error)
+    })?;
     log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
     node.run().map_err(|error| {
         let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
@@ -163,9 +166,9 @@ fn obstacle(parameters: &ObstacleParameters) -> ObstacleConfig {
     }
 }
 
-/// Logs in the form of ROS to stderr, under the node's name; of the libraries' lines only warnings.
+/// Logs in the form of ROS to the console, under the node's name; of the libraries' lines only warnings.
 /// `RUST_LOG` wins. Returns the node's lines once more, for `/rosout`.
-fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
+fn start_log(args: &RosArgs, console: Console, node: String) -> Receiver<Line> {
     let mut log = env_logger::Builder::new();
     let level = args.log_level.unwrap_or(LevelFilter::Info);
     log.filter_level(level.min(LevelFilter::Warn));
@@ -178,12 +181,14 @@ fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     }
     log.parse_default_env();
     let logger = node.clone();
+    if console.stdout {
+        log.target(env_logger::Target::Stdout);
+    }
     log.format(move |out, record| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = record.target().split("::").next().unwrap_or_default();
         let name = if name.starts_with(NODE_NAME) { &node } else { name };
-        let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
-        writeln!(out, "[{}] [{seconds}.{nanos:09}] [{name}]: {}", record.level(), record.args())
+        writeln!(out, "{}", console.line(record, name, now))
     });
     let log = log.build();
     let level = log.filter();

@@ -4,6 +4,7 @@
 
 mod peers;
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -173,6 +174,21 @@ fn a_camera_that_was_frozen_for_longer_than_its_lease_is_heard_again() {
     let after = reader.wait("frame after", is_status)["stamp"][0].as_i64().unwrap();
     assert!(after > before, "{after} after {before}");
     eprintln!("first status {:.2?} after the camera woke up", resumed.elapsed());
+}
+
+#[test]
+fn a_domain_without_a_free_port_is_told_with_its_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = format!("model.weights:={}", weights(folder.path()).display());
+    let first = 7400 + 250 * 35_u16;
+    let taken: Vec<_> =
+        (first + 10..first + 250).map(|port| UdpSocket::bind(("0.0.0.0", port)).unwrap()).collect();
+    let output = command(35).args(["--ros-args", "-p", &weights]).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("domain 35") && last.contains("16150 to 16399"), "{last}");
+    drop(taken);
 }
 
 #[test]

@@ -209,6 +209,17 @@ fn a_change_of_size_and_a_low_rate_are_told() {
 }
 
 #[test]
+fn another_publisher_of_an_output_is_told() {
+    let Some((mut node, mut peer)) = running(91, &[], &picture(1_000, 1)) else { return };
+    read_diagnostics(&mut peer);
+    peer.ask(&json!({"do": "offer", "topic": "/camera/ood/image"}));
+    let status = diagnosed(&peer, "output", 1, "output_conflict: /camera/ood/image");
+    assert!(!status["message"].as_str().unwrap().contains("/diagnostics"), "{status}");
+    node.signal("-INT");
+    assert_eq!(node.end().1.matches("output_conflict").count(), 1);
+}
+
+#[test]
 fn the_check_reports_and_ends_with_a_code() {
     let folder = tempfile::tempdir().unwrap();
     let weights = weights(folder.path());

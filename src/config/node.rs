@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub obstacle: ObstacleParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
+    pub overlay_alpha: f64,
+    pub autostart: bool,
     pub use_sim_time: bool,
 }
 

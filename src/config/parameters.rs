@@ -144,6 +144,10 @@ pub const PARAMETERS: &[Parameter] = &[
         "of the outputs; reliable: up to 256 pictures are held per slow reader"),
     row("jpeg_quality", Integer { least: 1, most: 100 }, Live,
         "of overlay/image/compressed"),
+    row("overlay_alpha", Double { least: 0.0, most: 1.0 }, Live,
+        "of overlay/image: share of the classes' colours, the rest is the picture"),
+    row("autostart", Bool, ReadOnly,
+        "true: the node becomes active by itself; false: it waits, unconfigured, for lifecycle clients"),
     row("use_sim_time", Bool, Live,
         "true: ages and latencies are on the time of /clock; stamps pass through unchanged either way"),
 ];

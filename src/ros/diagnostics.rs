@@ -43,7 +43,8 @@ pub(crate) struct Input {
 /// What the kernel and the graph know, looked up every second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transport {
-    /// A sentence for each output with a reader that asks for more than is offered.
+    /// A sentence for each output with a reader that asks for more than is offered, or that somebody
+    /// else publishes too.
     pub(crate) unserved: Vec<String>,
     /// Bytes of socket buffer that the kernel grants, and that are asked for.
     pub(crate) receive_buffer: [u64; 2],
@@ -144,6 +145,11 @@ impl Health {
         camera.input = input;
     }
 
+    /// What runs where; empty while there is no model.
+    pub(crate) fn model(&mut self, model: Vec<(String, String)>) {
+        self.model = model;
+    }
+
     /// What is known of `/clock`; `None` where it is not followed.
     pub(crate) fn clock(&mut self, clock: Option<Followed>) {
         self.clock = clock;
@@ -188,7 +194,8 @@ impl Health {
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
-        let model = Finding::new(Level::OK, "loaded", self.model.clone());
+        let loaded = if self.model.is_empty() { "not loaded: unconfigured" } else { "loaded" };
+        let model = Finding::new(Level::OK, loaded, self.model.clone());
         findings.push(("model".into(), model));
         findings.push(("dds".into(), self.dds(now)));
         findings.push(("clock".into(), clock::finding(self.clock, now)));

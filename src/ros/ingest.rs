@@ -184,6 +184,8 @@ impl Camera {
 struct Source {
     compressed: bool,
     reliable: bool,
+    /// Of the calibrations: whether the last one from before is asked for.
+    latched: bool,
 }
 
 /// Calibrations as they come.
@@ -233,6 +235,7 @@ impl Ingest {
         let mut source = Source {
             compressed: self.transport == Transport::Compressed,
             reliable: self.reliability == Reliability::Reliable,
+            latched: false,
         };
         let mut first = Some(participant);
         while !self.links.stop.is_closed() {
@@ -255,11 +258,14 @@ impl Ingest {
 
     /// Reads with one participant until told to stop or the camera falls silent.
     async fn read(&mut self, mut participant: Participant, source: &mut Source) -> Result<()> {
-        // Best effort matches every publisher, and the next one comes with the next image.
-        let calibrations =
-            participant.subscribe::<CameraInfo>(&self.info, CAMERA_INFO.type_name, false)?;
-        let mut infos = calibrations.async_stream().boxed_local().fuse();
         loop {
+            let calibrations = if source.latched {
+                participant.subscribe_latched::<CameraInfo>(&self.info, CAMERA_INFO.type_name)
+            } else {
+                // Best effort matches every publisher, and the next one comes with the next image.
+                participant.subscribe(&self.info, CAMERA_INFO.type_name, false)
+            }?;
+            let mut infos = calibrations.async_stream().boxed_local().fuse();
             let topic = if source.compressed { &self.compressed } else { &self.raw };
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
@@ -317,7 +323,7 @@ impl Ingest {
                     if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
                         self.watchdog = Watchdog::new(silence_ms);
                     }
-                    let found = self.best(participant);
+                    let found = self.best(participant, source.latched);
                     let best = found.as_ref().map_or(source, |(best, _)| *best);
                     if best != source {
                         return Ok(Some(best));
@@ -362,7 +368,7 @@ impl Ingest {
     }
 
     /// The source to read, given the publishers that are known, and these; `None` while there are none.
-    fn best(&self, participant: &Participant) -> Option<(Source, Publishers)> {
+    fn best(&self, participant: &Participant, latched: bool) -> Option<(Source, Publishers)> {
         let graph = participant.graph();
         let known = |topic: &str, type_name| {
             let publishers = graph.publishers(topic, type_name);
@@ -380,7 +386,8 @@ impl Ingest {
             Reliability::Reliable => true,
             Reliability::BestEffort => false,
         };
-        Some((Source { compressed, reliable }, publishers))
+        let latched = known(&self.info, CAMERA_INFO.type_name).map_or(latched, |info| info.latched);
+        Some((Source { compressed, reliable, latched }, publishers))
     }
 
     /// Tells how the input is; logs a QoS mismatch when it is found.

@@ -13,6 +13,7 @@ use super::calibration::Calibrations;
 use super::clock::Clock;
 use super::diagnostics::Health;
 use super::ingest::{Camera, Frame, Links, Payload};
+use super::lifecycle::State;
 use super::monitor::{Monitor, ROOM, Report};
 use super::params::{Services, Settings};
 use super::publish::Outputs;
@@ -20,7 +21,7 @@ use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
 use super::stamps::{Rules, Stamps};
 use crate::config::{NodeConfig, Transport};
-use crate::image::{Image, Reject};
+use crate::image::{Image, Limits, Reject};
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
 use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View};
 use crate::{Error, Result};
@@ -29,7 +30,10 @@ use crate::{Error, Result};
 pub struct Node {
     cameras: Vec<Camera>,
     outputs: Outputs,
-    pipeline: Pipeline,
+    /// From being configured to being cleaned up.
+    pipeline: Option<Pipeline>,
+    load: Load,
+    active: bool,
     services: Services,
     config: NodeConfig,
     views: Vec<View>,
@@ -50,7 +54,12 @@ pub struct Process {
     pub stop: smol::channel::Receiver<()>,
     /// Lines for `/rosout`.
     pub log: Receiver<Line>,
+    /// Makes the pipeline when the node is configured.
+    pub load: Load,
 }
+
+/// From the parameters to a warm model.
+pub type Load = Box<dyn Fn(&NodeConfig) -> Result<Pipeline>>;
 
 /// What became of a camera's messages.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +81,7 @@ struct Refused {
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How long the loop waits for frames before it looks at what is due without any.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(100);
 
 /// A frame that can be segmented.
 struct Job {
@@ -85,7 +94,8 @@ struct Job {
 }
 
 impl Node {
-    /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes.
+    /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes. With a
+    /// pipeline the node is active, without one it is unconfigured.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow,
@@ -94,15 +104,14 @@ impl Node {
         names: &Names,
         network: Network,
         config: NodeConfig,
-        pipeline: Pipeline,
-        Process { stop, log }: Process,
+        pipeline: Option<Pipeline>,
+        Process { stop, log, load }: Process,
     ) -> Result<Self> {
-        let views = config.cameras.iter().map(|camera| view(camera, &config, &pipeline));
+        let views = config.cameras.iter().map(|camera| view(camera, &config));
         let views = views.collect::<Result<Vec<_>>>()?;
-        let classes = pipeline.model().config().classes.clone();
-        let mut outputs = Outputs::new(names, network, &config, classes)?;
+        let mut outputs = Outputs::new(names, network, &config)?;
         let (reports, heard) = bounded(ROOM);
-        let health = Health::new(names.node().to_owned(), &config, facts(&pipeline, &config));
+        let health = Health::new(names.node().to_owned(), &config, Vec::new());
         let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
         let start = |(camera, name): (usize, &String)| {
             let links = Links { camera, stop: stop.clone(), reports: reports.clone() };
@@ -117,15 +126,18 @@ impl Node {
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
-        let services = Services::start(participant, names, config.clone(), stop.clone())?;
+        let state = if pipeline.is_some() { State::Active } else { State::Unconfigured };
+        let services = Services::start(participant, names, (config.clone(), state), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self {
+        let mut node = Self {
             cameras,
             outputs,
-            pipeline,
+            pipeline: None,
+            load,
+            active: pipeline.is_some(),
             services,
             config,
             enabled: true,
@@ -138,7 +150,38 @@ impl Node {
             stop,
             monitor,
             reports,
-        })
+        };
+        node.use_pipeline(pipeline);
+        Ok(node)
+    }
+
+    /// Uses another pipeline, or none, from now on.
+    fn use_pipeline(&mut self, pipeline: Option<Pipeline>) {
+        self.pipeline = pipeline;
+        let facts = self.pipeline.as_ref().map(|pipeline| facts(pipeline, &self.config));
+        // The channel has room for many more reports than come before the monitor reads.
+        drop(self.reports.try_send(Report::Model(facts.unwrap_or_default())));
+        if let Some(pipeline) = &self.pipeline {
+            self.outputs.set_classes(pipeline.model().config().classes.clone());
+        }
+    }
+
+    /// Does what the lifecycle asks for; false when it failed, after saying why.
+    fn carry_out(&mut self, doing: State) -> bool {
+        match doing {
+            State::Configuring => match (self.load)(&self.config) {
+                Ok(pipeline) => self.use_pipeline(Some(pipeline)),
+                Err(error) => {
+                    log::error!("not configured: {}", error.chain());
+                    return false;
+                }
+            },
+            State::CleaningUp => self.use_pipeline(None),
+            State::Activating => self.active = true,
+            State::Deactivating | State::ShuttingDown => self.active = false,
+            State::Unconfigured | State::Inactive | State::Active | State::Finalized => {}
+        }
+        true
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -164,6 +207,15 @@ impl Node {
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
             }
+            if let Ok(doing) = self.services.doing.try_recv() {
+                let well = self.carry_out(doing);
+                if self.services.done.try_send(well).is_err() {
+                    log::warn!("nobody waits for the end of {doing:?}");
+                }
+                if doing == State::ShuttingDown {
+                    break;
+                }
+            }
             self.batch(frames)?;
             self.outputs.remind();
         }
@@ -173,8 +225,10 @@ impl Node {
     /// Uses what the services were told; a camera with a threshold of its own keeps it.
     fn configure(&mut self, settings: Settings) -> Result<()> {
         let Settings { config, enabled } = settings;
-        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-        self.pipeline.set_ood_threshold(config.ood_threshold as f32)?;
+        if let Some(pipeline) = &mut self.pipeline {
+            #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+            pipeline.set_ood_threshold(config.ood_threshold as f32)?;
+        }
         self.outputs.configure(&config);
         self.clock.follow(config.use_sim_time, self.outputs.participant())?;
         if config.silence_ms != self.config.silence_ms {
@@ -200,9 +254,10 @@ impl Node {
             }
         }
         let frames = jobs.iter().map(|job| (&job.image, &self.views[job.camera], job.planes));
-        let predictions = self.pipeline.run_batch(&frames.collect::<Vec<_>>());
+        let frames: Vec<_> = frames.collect();
+        let predictions = self.pipeline.as_ref().map(|pipeline| pipeline.run_batch(&frames));
         let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        for (job, prediction) in jobs.into_iter().zip(predictions) {
+        for (job, prediction) in jobs.into_iter().zip(predictions.unwrap_or_default()) {
             let Job { camera, mut status, image, calibration, .. } = job;
             let stamp = image.header.stamp;
             self.cameras[camera].recycle(image.data);
@@ -218,16 +273,18 @@ impl Node {
 
     /// The status of a frame that nothing is known about yet.
     fn begin(&self, camera: usize, frame: &Frame) -> FrameStatus {
-        let threshold = self.pipeline.config().ood_threshold;
+        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
+        let threshold = self.config.ood_threshold as f32;
+        let model = self.pipeline.as_ref().map(|pipeline| pipeline.model().config());
         FrameStatus {
             camera: self.config.cameras[camera].clone(),
             sequence: frame.sequence,
             dropped: frame.dropped,
             limited: frame.limited,
             wait_ms: milliseconds(frame.received.elapsed()),
-            score: self.pipeline.config().score.to_string(),
+            score: self.config.score.clone(),
             ood_threshold: self.views[camera].ood_threshold.unwrap_or(threshold),
-            model_sha256: self.pipeline.model().config().sha256.clone(),
+            model_sha256: model.map(|model| model.sha256.clone()).unwrap_or_default(),
             ..FrameStatus::default()
         }
     }
@@ -241,6 +298,9 @@ impl Node {
     ) -> Result<Image> {
         let start = Instant::now();
         status.header = payload.header();
+        if !self.active {
+            return Err(Error::Inactive);
+        }
         if !self.enabled {
             return Err(Error::Disabled);
         }
@@ -251,7 +311,7 @@ impl Node {
         let image = match payload {
             Payload::Raw(image) => image,
             Payload::Compressed(message) => {
-                Image::from_compressed(&message, &self.pipeline.config().limits)?
+                Image::from_compressed(&message, &limits(&self.config))?
             }
             Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
@@ -273,11 +333,13 @@ impl Node {
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);
         match published {
-            Err(error @ Error::Torch { .. }) if self.pipeline.model().device().is_cuda() => {
-                Err(error)
-            }
+            Err(error @ Error::Torch { .. }) if self.on_gpu() => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn on_gpu(&self) -> bool {
+        self.pipeline.as_ref().is_some_and(|pipeline| pipeline.model().device().is_cuda())
     }
 
     fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
@@ -321,14 +383,19 @@ fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
     ]
 }
 
+/// Largest picture that is taken.
+fn limits(config: &NodeConfig) -> Limits {
+    let NodeConfig { max_width, max_height, max_bytes, .. } = *config;
+    Limits { max_width, max_height, max_bytes }
+}
+
 /// How the camera of this name is seen.
-fn view(camera: &str, config: &NodeConfig, pipeline: &Pipeline) -> Result<View> {
+fn view(camera: &str, config: &NodeConfig) -> Result<View> {
     let own = config.of_camera(camera);
     let rotation = Rotation::from_degrees(own.rotation.unwrap_or(config.rotation).into())?;
     let mask = own.ego_mask.as_ref().unwrap_or(&config.ego_mask);
-    let limits = &pipeline.config().limits;
     let has_mask = !mask.as_os_str().is_empty();
-    let ego_mask = has_mask.then(|| EgoMask::read_file(mask, limits)).transpose()?;
+    let ego_mask = has_mask.then(|| EgoMask::read_file(mask, &limits(config))).transpose()?;
     #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
     let ood_threshold = own.ood_threshold.map(|threshold| threshold as f32);
     let resolution = config.output_resolution.parse()?;
@@ -350,6 +417,7 @@ fn reason(error: &Error) -> &'static str {
         Error::Frame(reject) => reject.name(),
         Error::NotFinite { .. } => "not_finite",
         Error::Setting { .. } => "setting", // an ego mask of another size
+        Error::Inactive => "inactive",
         Error::Disabled => "disabled",
         _ => "inference",
     }

@@ -208,3 +208,19 @@ pub(crate) fn picture(topic: &str, stamp: u32) -> Value {
     json!({"do": "image", "topic": topic, "height": 42, "width": 70, "encoding": "mono8", "fill": 90,
         "stamp": [stamp, 5], "frame_id": "front_optical"})
 }
+
+/// What the steps of `tests/peers/params.py` brought; `None` where its Python packages are missing.
+pub(crate) fn call_services(domain: u16, node: &str, steps: &Value) -> Option<Value> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".venv/bin/python");
+    let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
+    if !import.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP: no DDS peer; `make test` installs tests/peers/requirements.txt in .venv");
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/peers/params.py")).args([node, &steps.to_string()]);
+    let output = command.env("ROS_DOMAIN_ID", domain.to_string()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}

@@ -14,7 +14,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
   {"do": "sleep", "seconds": 0.5}
-Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
+With "latched" a writer keeps its last message. Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
 {"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
 "sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding; of
@@ -356,7 +356,7 @@ class Peer:
     def writer(self, command, kind):
         name = command["topic"]
         if (name, kind) not in self.writers:
-            qos = self.qos(command.get("reliable", False))
+            qos = self.qos(command.get("reliable", False), command.get("latched", False))
             writer = DataWriter(self.participant, self.topic(name, kind, qos), qos=qos)
             self.writers[name, kind] = writer
         return self.writers[name, kind]

@@ -175,5 +175,11 @@ impl BagOut {
 /// Classes and OoD mask over the picture, rgb8.
 fn overlay_of(prediction: &Prediction, classes: &ClassTable) -> Vec<u8> {
     let rgb = prediction.rgb.as_deref().unwrap_or_default();
-    overlay::overlay(rgb, prediction.width, &prediction.classes, &prediction.ood_mask, classes)
+    overlay::overlay(
+        rgb,
+        prediction.width,
+        &prediction.classes,
+        &prediction.ood_mask,
+        (classes, 0.5),
+    )
 }
