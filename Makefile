@@ -75,6 +75,7 @@ demo-model: build ## draw a world, train the demo model on it, measure it; goes 
 	@cp out/demo-model/uem/last.safetensors models/demo.safetensors
 	@cp out/demo-model/uem/last.yaml models/demo.yaml
 	@$(OOD_SEG) calibrate -w models/demo.safetensors -d $(WORLD)/pasted --plan tiles --batch 4 --fpr 0.005
+	@$(OOD_SEG) check --write --device cpu -w models/demo.safetensors
 	@for set in AnomalyTrack ObstacleTrack; do \
 	  $(OOD_SEG) $(MEASURE) -w models/demo.safetensors -d $(WORLD)/dataset_$$set -o out/demo-model/$$set \
 	    --scores llr,ood,neg_id,msp,max_logit,entropy,energy,rba \

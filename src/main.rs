@@ -2,22 +2,24 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{env, panic, process, thread};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{env, process, thread};
 
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
 use ood_segmentation::config::{NodeConfig, ObstacleParameters};
-use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
-use ood_segmentation::msg::Header;
 use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
-use ood_segmentation::ros::{Console, Line, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::ros::{Console, Line, Loaded, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::selftest::SelfTest;
+use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 const NODE_NAME: &str = "ood_segmentation";
 
@@ -26,7 +28,7 @@ ood_segmentation_node: camera images in, semantic classes and out-of-distributio
 
 usage: ood_segmentation_node [--help] [--version] [--check] [--ros-args ROS_ARGUMENTS]
 
-  --check                    load the weights, warm up, segment a picture twice, report, and end
+  --check                    load the weights, warm up, answer the self-test, report, and end
   -p model.weights:=FILE     weights, a .safetensors file with its .yaml beside it (needed)
   -p NAME:=VALUE             any parameter of config/ood_segmentation.param.yaml
   --params-file FILE         a ROS parameter file; of several the later one wins
@@ -34,7 +36,7 @@ usage: ood_segmentation_node [--help] [--version] [--check] [--ros-args ROS_ARGU
   --log-level LEVEL          debug, info, warn, error
 
 exit codes: 0 ended by SIGINT or SIGTERM, 65 bad weights, 66 no weights, 69 no such device,
-70 internal error, 71 the GPU failed, 75 DDS cannot start, 78 arguments, parameters or environment";
+70 internal error, 71 the network or its device failed, 75 DDS cannot start, 78 arguments, parameters or environment";
 
 /// An error and the exit code (sysexits.h) that belongs to where it happened.
 struct Failure(u8, Error);
@@ -72,25 +74,60 @@ fn run() -> Result<(), Failure> {
     let console = Console::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let log =
         start_log(&args, console, names.node_name().trim_start_matches('/').replace('/', "."));
+    #[cfg(feature = "fault-injection")]
+    ood_segmentation::fault::arm().map_err(exit(78))?;
+    report_panics();
+    let (watch, stop) = stop_on_signals().map_err(exit(70))?;
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
-    let ready = (config.autostart || args.check).then(|| pipeline(&config)).transpose()?;
-    if let Some(ready) = ready.as_ref().filter(|_| args.check) {
-        return check(ready);
+    watch.limit(supervisor::Limits {
+        hang: Duration::from_millis(config.hang_ms.into()),
+        memory_mb: config.memory_limit_mb.into(),
+    });
+    let loaded = (config.autostart || args.check).then(|| load(&config, &watch)).transpose()?;
+    if let Some(loaded) = loaded.as_ref().filter(|_| args.check) {
+        report(loaded);
+        return Ok(());
     }
-    let load = Box::new(|config: &NodeConfig| pipeline(config).map_err(|Failure(_, why)| why));
-    exit_when_dds_panics();
-    let stop = stop_on_signals().map_err(exit(70))?;
-    let process = Process { stop, log, load };
-    let node = Node::start(&names, network, config, ready, process).map_err(|error| {
+    watch.enter(Phase::Joining);
+    let again = watch.clone();
+    let load = Box::new(move |config: &NodeConfig| {
+        load(config, &again).map_err(|Failure(_code, error)| error)
+    });
+    let process = Process { stop, log, watch, load };
+    let node = Node::start(&names, network, config, loaded, process).map_err(|error| {
         let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
         Failure(code, error)
     })?;
     log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
-    node.run().map_err(|error| {
-        let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
-        Failure(code, error)
-    })
+    node.run().map_err(|error| Failure(error.exit_code(), error))
+}
+
+/// A warm network that has answered the self-test.
+fn load(config: &NodeConfig, watch: &Watch) -> Result<Loaded, Failure> {
+    let pipeline = pipeline(config)?;
+    watch.enter(Phase::Testing);
+    let selftest = SelfTest::start(&pipeline).map_err(exit(71))?;
+    if !selftest.stored() {
+        log::warn!("the weights came without an answer to the self-test: ood_seg check --write");
+    }
+    Ok(Loaded { pipeline, selftest })
+}
+
+/// What `--check` says of a network that loaded, ran and answered.
+fn report(Loaded { pipeline, selftest }: &Loaded) {
+    let model = pipeline.model();
+    let answer = match selftest.stored() {
+        true => "that of the sidecar",
+        false => "finite; the sidecar has none to compare with",
+    };
+    #[expect(clippy::print_stdout, reason = "what the user asked for")]
+    {
+        println!("weights  sha256 {}", model.config().sha256);
+        println!("device   {:?}, {}", model.device(), model.precision());
+        println!("answer   {answer}");
+        println!("check    good");
+    }
 }
 
 /// The network and how frames go through it, as the parameters say.
@@ -122,34 +159,6 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     let times: Vec<_> = times.iter().map(|ms| format!("{ms:.0}")).collect();
     log::info!("warm after passes of 1 to {} windows: {} ms", config.batch, times.join(", "));
     Ok(pipeline)
-}
-
-/// Segments a picture twice and says what came of it: every score a number, and the same both times.
-fn check(pipeline: &Pipeline) -> Result<(), Failure> {
-    let [height, width] = [270, 480];
-    let pixels = (0..height * width * 3).map(|i| (i * i / 7 % 251) as u8).collect();
-    let picture = Image::packed(Header::default(), (height, width), "rgb8", pixels);
-    let planes = Planes { score: true, ..Planes::default() };
-    let run = || pipeline.run(&picture, planes).map_err(exit(65));
-    let (first, second) = (run()?, run()?);
-    let timing = second.timing;
-    let device = pipeline.model().device();
-    #[expect(clippy::print_stdout, reason = "what the user asked for")]
-    {
-        println!("weights   sha256 {}", pipeline.model().config().sha256);
-        println!("device    {device:?}");
-        println!("inference {:.1} ms for {width}x{height} pixels", timing.inference_ms);
-    }
-    // On a GPU sums are not always made in the same order.
-    if !device.is_cuda() && (first.score, first.classes) != (second.score, second.classes) {
-        let problem = "the same picture gave another result the second time".into();
-        return Err(Failure(70, Error::Torch { what: "checking the network", problem }));
-    }
-    #[expect(clippy::print_stdout, reason = "what the user asked for")]
-    {
-        println!("result    every score is a number, the same for the same picture: good");
-    }
-    Ok(())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
@@ -200,35 +209,30 @@ fn start_log(args: &RosArgs, console: Console, node: String) -> Receiver<Line> {
     if args.rosout { lines } else { never() }
 }
 
-/// A channel that closes at the first SIGINT or SIGTERM; a second one ends the process at once.
-fn stop_on_signals() -> Result<smol::channel::Receiver<()>, Error> {
+/// The supervisor, and a channel that closes at the first SIGINT or SIGTERM; while there is no node yet
+/// the process ends at once, as it does at a second signal.
+fn stop_on_signals() -> Result<(Watch, smol::channel::Receiver<()>), Error> {
     let failed = |error: std::io::Error| Error::Ros {
         what: "catching SIGINT and SIGTERM".into(),
         problem: error.to_string(),
     };
+    let watch = Watch::start().map_err(failed)?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let (running, stop) = smol::channel::bounded(1);
+    let watched = watch.clone();
     let wait = move || {
         for (signal, first) in signals.forever().zip([true, false]) {
             if !first {
                 process::exit(128 + signal);
             }
             log::info!("signal {signal}: stopping after the current frame");
+            if watched.phase() < Phase::Running {
+                low_level::exit(0);
+            }
+            watched.stop(0);
             running.close();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
-    Ok(stop)
-}
-
-/// A panic in a thread of the DDS library would leave the node alive and deaf: end, to be started again.
-fn exit_when_dds_panics() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        report(info);
-        let name = thread::current().name().unwrap_or_default().to_owned();
-        if name.starts_with("RustDDS") || name == "ros spinner" {
-            process::exit(70);
-        }
-    }));
+    Ok((watch, stop))
 }

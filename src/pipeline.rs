@@ -5,6 +5,7 @@
 
 mod view;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -192,7 +193,8 @@ impl Pipeline {
     /// In the frame's own entry, as [`Pipeline::run`], and [`Error::Setting`] for a [`View`] that does
     /// not fit the frame. The other frames are not concerned, unless libtorch fails in a shared pass.
     pub fn run_batch(&self, frames: &[Frame<'_>]) -> Vec<Result<Prediction>> {
-        let uploads: Vec<_> = frames.iter().map(|frame| self.upload(frame)).collect();
+        let uploads: Vec<_> =
+            frames.iter().map(|frame| self.upload(frame, &self.config.limits)).collect();
         let start = Instant::now();
         let pictures = uploads.iter().flatten().map(|upload| upload.picture.shallow_clone());
         let mut outputs = self.segment(&pictures.collect::<Vec<_>>()).into_iter();
@@ -214,10 +216,21 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::run`], and [`Error::Setting`] for a score that this model cannot give.
     pub fn scores(&self, image: &Image, scores: &[Score]) -> Result<ScoreMaps> {
+        self.scores_within(image, scores, &self.config.limits)
+    }
+
+    /// As [`Pipeline::scores`], whatever the largest frame accepted is.
+    pub(crate) fn scores_within(
+        &self,
+        image: &Image,
+        scores: &[Score],
+        limits: &Limits,
+    ) -> Result<ScoreMaps> {
         for &score in scores {
             check_score(&self.model, score)?;
         }
-        let Upload { picture, .. } = self.upload(&(image, &View::default(), Planes::default()))?;
+        let Upload { picture, .. } =
+            self.upload(&(image, &View::default(), Planes::default()), limits)?;
         let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
         guarded("scoring a frame", || {
             let outputs = raised(outputs, &picture);
@@ -232,9 +245,9 @@ impl Pipeline {
         })?
     }
 
-    fn upload(&self, &(image, view, planes): &Frame<'_>) -> Result<Upload> {
+    fn upload(&self, &(image, view, planes): &Frame<'_>, limits: &Limits) -> Result<Upload> {
         let start = Instant::now();
-        let encoding = image.validate(&self.config.limits)?;
+        let encoding = image.validate(limits)?;
         view.check(image)?;
         guarded("uploading a frame", || {
             let rgb = preprocess::to_rgb(image, encoding, self.model.device())?;
@@ -247,7 +260,12 @@ impl Pipeline {
     /// The averaged outputs of each picture; a failure of libtorch is everybody's.
     fn segment(&self, pictures: &[Tensor]) -> Vec<Result<Outputs>> {
         let PipelineConfig { plan, batch, .. } = self.config;
-        match caught(|| window::segment(&self.model, pictures, plan, batch)) {
+        let work = || {
+            #[cfg(feature = "fault-injection")]
+            crate::fault::network(&self.model);
+            window::segment(&self.model, pictures, plan, batch)
+        };
+        match caught(work) {
             Ok(outputs) => outputs.into_iter().map(Ok).collect(),
             Err(problem) => {
                 let error =
@@ -350,11 +368,14 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         let _no_grad = tch::no_grad_guard();
         work()
     }));
-    caught.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
-        text.lines().next().unwrap_or_default().to_owned()
-    })
+    caught.map_err(|panic| panic_text(&*panic))
+}
+
+/// The first line of what a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Outputs at the size of the picture `(1, 3, h, w)` they are about.
@@ -378,6 +399,8 @@ fn resized(rgb: &Tensor, plane: &Tensor) -> Tensor {
 /// The score `(1, h, w)`, once it is known that every pixel of it is a number.
 fn finite(score: Score, outputs: &Outputs) -> Result<Tensor> {
     let plane = score.of(outputs);
+    #[cfg(feature = "fault-injection")]
+    let plane = crate::fault::score(plane);
     let bad = plane.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
     if bad > 0 {
         return Err(Error::NotFinite { what: score.name(), bad, of: plane.numel() });
@@ -637,7 +660,7 @@ mod tests {
         let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
         assert_eq!((got.height, got.width), (wh, ww));
         assert_eq!(got.rgb.unwrap().len(), 3 * wh * ww);
-        let upload = pipeline.upload(&(&image, &view, ALL)).unwrap();
+        let upload = pipeline.upload(&(&image, &view, ALL), &Limits::default()).unwrap();
         let outputs = pipeline.segment(&[upload.picture]).remove(0).unwrap();
         assert_eq!(got.score.unwrap(), download::<f32>(&Score::Llr.of(&outputs)));
         let raised = window::raise(&outputs, [150, 301]);

@@ -87,7 +87,7 @@ fn weights_that_do_not_load_leave_it_unconfigured_and_alive() {
     assert_eq!(brought[2]["reason"], "inactive");
     node.signal("-INT");
     let (status, log) = node.end();
-    assert!(status.success() && log.contains("not configured: none.safetensors"), "{log}");
+    assert!(status.success() && log.contains("not configured: none.yaml"), "{log}");
 }
 
 #[test]

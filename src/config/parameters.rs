@@ -148,6 +148,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "of overlay/image: share of the classes' colours, the rest is the picture"),
     row("autostart", Bool, ReadOnly,
         "true: the node becomes active by itself; false: it waits, unconfigured, for lifecycle clients"),
+    row("selftest_period_s", Integer { least: 0, most: 3600 }, ReadOnly,
+        "the network answers a known picture that often, between frames; 0: at start only"),
+    row("hang_ms", Integer { least: 0, most: 600_000 }, ReadOnly,
+        "least time after which a frame in work is taken for a hang, exit code 71; ten times the usual if that is longer; 0: never"),
+    row("memory_limit_mb", Integer { least: 0, most: 1 << 20 }, ReadOnly,
+        "resident memory at which the node ends, exit code 70, to be started again; 0: no limit"),
     row("use_sim_time", Bool, Live,
         "true: ages and latencies are on the time of /clock; stamps pass through unchanged either way"),
 ];

@@ -11,7 +11,7 @@ use futures::{FutureExt, select_biased};
 use ros2_client::Subscription;
 
 use super::context::Participant;
-use super::diagnostics::{Finding, since, value};
+use super::finding::{Finding, since, value};
 use super::monitor::Report;
 use super::raw::failed;
 use super::slot::{Slot, slot};

@@ -3,15 +3,16 @@
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use super::clock::{self, Followed};
+use super::finding::{Finding, ms, or_na, since, value};
 use super::rate::Pace;
 use super::stream::Stream;
 use super::writers::SeveralWriters;
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
+use crate::supervisor::Watch;
 
 /// What a camera's thread knows, sent every 100 ms.
 #[derive(Clone, Debug, Default)]
@@ -69,8 +70,22 @@ pub(crate) struct Health {
     over_budget: Option<(Instant, Instant)>,
     transport: Transport,
     clock: Option<Followed>,
+    process: Process,
+    /// Self-tests passed, and what was wrong in the last one.
+    tests: (u64, Option<String>),
+    /// A GPU is hoped for.
+    auto: bool,
     dropping: Option<Instant>,
     shown: BTreeMap<String, Shown>,
+}
+
+/// What the supervisor knows.
+#[derive(Default)]
+struct Process {
+    hung: bool,
+    /// Resident memory and its ceiling, MB.
+    memory: [u64; 2],
+    rebuilds: u64,
 }
 
 /// One camera.
@@ -96,13 +111,6 @@ struct Shown {
     last_bad: Option<Instant>,
 }
 
-/// One status in the making.
-pub(super) struct Finding {
-    pub(super) level: u8,
-    message: String,
-    values: Vec<(String, String)>,
-}
-
 /// Rates and percentiles are over this long.
 const WINDOW: Duration = Duration::from_secs(10);
 /// A level returns to OK when it was for this long.
@@ -125,7 +133,6 @@ impl Health {
             node,
             stale_after: Duration::from_millis(config.stale_after_ms.into()),
             budget_ms: config.budget_ms as f32,
-            model,
             cameras: config.cameras.iter().map(camera).collect(),
             times: VecDeque::new(),
             last: None,
@@ -133,8 +140,26 @@ impl Health {
             over_budget: None,
             transport: Transport::default(),
             clock: None,
+            process: Process::default(),
+            tests: (0, None),
+            auto: config.model.device == "auto",
             dropping: None,
             shown: BTreeMap::new(),
+            model,
+        }
+    }
+
+    /// What the supervisor knows now.
+    pub(crate) fn process(&mut self, watch: &Watch) {
+        let (hung, memory, rebuilds) = (watch.hung(), watch.memory_mb(), watch.rebuilds());
+        self.process = Process { hung, memory, rebuilds };
+    }
+
+    /// What came of a self-test; a node that failed one ends.
+    pub(crate) fn self_test(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.tests.0 += 1,
+            Err(problem) => self.tests.1 = Some(problem),
         }
     }
 
@@ -194,9 +219,8 @@ impl Health {
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
-        let loaded = if self.model.is_empty() { "not loaded: unconfigured" } else { "loaded" };
-        let model = Finding::new(Level::OK, loaded, self.model.clone());
-        findings.push(("model".into(), model));
+        findings.push(("model".into(), self.model_finding()));
+        findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
         findings.push(("clock".into(), clock::finding(self.clock, now)));
         let mut changed = false;
@@ -345,6 +369,40 @@ impl Health {
         Finding::new(level, message, values)
     }
 
+    fn model_finding(&self) -> Finding {
+        let is_cpu = |(key, value): &(String, String)| key == "device" && value == "Cpu";
+        let (level, message) = match &self.tests.1 {
+            Some(problem) => (Level::ERROR, problem.clone()),
+            None if self.model.is_empty() => (Level::OK, "not loaded: unconfigured".into()),
+            None if self.auto && self.model.iter().any(is_cpu) => {
+                let wish = "no GPU: running on the CPU; model.device: cpu says that it is meant";
+                (Level::ERROR, wish.into())
+            }
+            None => (Level::OK, "loaded".into()),
+        };
+        let mut values = self.model.clone();
+        values.push(value("self_tests_passed", &self.tests.0));
+        Finding::new(level, message, values)
+    }
+
+    fn process_finding(&self) -> Finding {
+        let Process { hung, memory: [resident, ceiling], rebuilds } = self.process;
+        let (level, message) = match hung {
+            true => (Level::ERROR, "something hangs: this process ends, to be started again"),
+            false if ceiling > 0 && resident > ceiling / 10 * 9 => {
+                (Level::WARN, "memory is near memory_limit_mb")
+            }
+            false => (Level::OK, "alive"),
+        };
+        let limit = (ceiling > 0).then_some(ceiling);
+        let values = vec![
+            value("resident_mb", &resident),
+            value("memory_limit_mb", &or_na(limit)),
+            value("rebuilds_for_memory", &rebuilds),
+        ];
+        Finding::new(level, message, values)
+    }
+
     fn dds(&self, now: Instant) -> Finding {
         let Transport { receive_buffer: [granted, asked], kernel_drops, lost_lines, .. } =
             self.transport;
@@ -390,16 +448,6 @@ impl Shown {
     }
 }
 
-impl Finding {
-    pub(super) fn new(
-        level: u8,
-        message: impl Into<String>,
-        values: Vec<(String, String)>,
-    ) -> Self {
-        Self { level, message: message.into(), values }
-    }
-}
-
 /// Decoding, preprocessing, network and postprocessing of a frame.
 pub(crate) fn processing_ms(status: &FrameStatus) -> f32 {
     status.decode_ms + status.preprocess_ms + status.inference_ms + status.postprocess_ms
@@ -409,23 +457,6 @@ pub(crate) fn processing_ms(status: &FrameStatus) -> f32 {
 fn percentile(sorted: &[f32], percent: usize) -> Option<f32> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.max(1) - 1).copied()
-}
-
-pub(super) fn value(key: &str, value: &dyn Display) -> (String, String) {
-    (key.to_owned(), value.to_string())
-}
-
-/// "n/a" rather than a number that was not measured.
-pub(super) fn or_na(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "n/a".into(), |value| value.to_string())
-}
-
-fn ms(time: Option<f32>) -> String {
-    or_na(time.map(|ms| format!("{ms:.1}")))
-}
-
-pub(super) fn since(time: Option<Instant>, now: Instant) -> String {
-    or_na(time.map(|time| now.duration_since(time).as_millis()))
 }
 
 #[cfg(test)]

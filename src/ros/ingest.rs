@@ -11,7 +11,6 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
 use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
-use serde::de;
 
 use super::args::{Names, Network};
 use super::context::Participant;
@@ -19,11 +18,13 @@ use super::diagnostics::Input;
 use super::graph::Publishers;
 use super::monitor::Report;
 use super::rate::{Arrivals, RateLimit};
+use super::seed::ImageSeed;
 use super::slot::{Slot, slot};
 use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
 use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
+use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -97,6 +98,8 @@ pub(crate) struct Links {
     pub(crate) stop: smol::channel::Receiver<()>,
     /// Where its state goes every [`TICK`].
     pub(crate) reports: Sender<Report>,
+    /// Where its life and its memory are watched.
+    pub(crate) watch: Watch,
 }
 /// Calibrations held until somebody looks: an image and its own may come in either order.
 pub(crate) const CALIBRATIONS: usize = 16;
@@ -134,7 +137,6 @@ impl Camera {
             slot,
             buffers: buffers.clone(),
             recycled,
-            links,
             calibrations: (calibrations, unread.clone()),
             sequence: 0,
             dropped: 0,
@@ -147,6 +149,9 @@ impl Camera {
             mismatch: None,
             watchdog: Watchdog::new(config.silence_ms),
             new_silence_ms,
+            pulse: links.watch.pulse(format!("ingest {name}")),
+            rebuilds: links.watch.rebuilds(),
+            links,
         };
         let participant = ingest.join()?;
         let thread = thread::Builder::new().name(format!("ingest {name}"));
@@ -205,6 +210,9 @@ struct Ingest {
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
     links: Links,
+    pulse: Pulse,
+    /// Of those that the supervisor asked for, the last that was seen to.
+    rebuilds: u64,
     calibrations: (Sender<CameraInfo>, Receiver<CameraInfo>),
     sequence: u64,
     dropped: u64,
@@ -239,6 +247,7 @@ impl Ingest {
         };
         let mut first = Some(participant);
         while !self.links.stop.is_closed() {
+            self.pulse.beat();
             let participant = first.take().map_or_else(
                 || {
                     self.joined = (Instant::now(), self.joined.1 + 1);
@@ -320,6 +329,11 @@ impl Ingest {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
+                    self.pulse.beat();
+                    let asked = self.links.watch.rebuilds();
+                    if std::mem::replace(&mut self.rebuilds, asked) != asked {
+                        return Ok(None);
+                    }
                     if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
                         self.watchdog = Watchdog::new(silence_ms);
                     }
@@ -490,114 +504,9 @@ impl Watchdog {
     }
 }
 
-/// Decodes `sensor_msgs/Image` with its pixels copied once, into a buffer that was used before.
-#[derive(Clone)]
-struct ImageSeed {
-    recycled: Receiver<Vec<u8>>,
-    max_bytes: usize,
-}
-
-impl<'de> de::DeserializeSeed<'de> for ImageSeed {
-    type Value = Image;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Image, D::Error> {
-        deserializer.deserialize_tuple(7, self)
-    }
-}
-
-impl<'de> de::Visitor<'de> for ImageSeed {
-    type Value = Image;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("sensor_msgs/Image")
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut fields: A) -> Result<Image, A::Error> {
-        fn next<'de, T: de::Deserialize<'de>, A: de::SeqAccess<'de>>(
-            fields: &mut A,
-        ) -> Result<T, A::Error> {
-            fields.next_element()?.ok_or_else(|| de::Error::custom("the message ends early"))
-        }
-        let mut image = Image {
-            header: next(&mut fields)?,
-            height: next(&mut fields)?,
-            width: next(&mut fields)?,
-            encoding: next(&mut fields)?,
-            is_bigendian: next(&mut fields)?,
-            step: next(&mut fields)?,
-            data: self.recycled.try_recv().unwrap_or_default(),
-        };
-        image.data.clear();
-        let filled = Pixels { into: &mut image.data, max_bytes: self.max_bytes };
-        fields.next_element_seed(filled)?.ok_or_else(|| de::Error::custom("no pixels"))?;
-        Ok(image)
-    }
-}
-
-/// Copies a byte sequence, at most `max_bytes` of it: an image that needs more is refused by its size.
-struct Pixels<'a> {
-    into: &'a mut Vec<u8>,
-    max_bytes: usize,
-}
-
-impl<'de> de::DeserializeSeed<'de> for Pixels<'_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_bytes(self)
-    }
-}
-
-impl<'de> de::Visitor<'de> for Pixels<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a byte sequence")
-    }
-
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
-        self.into.extend_from_slice(&bytes[..bytes.len().min(self.max_bytes)]);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::marker::PhantomData;
-
-    use ros2_client::dds::rustdds::RepresentationIdentifier;
-    use ros2_client::dds::rustdds::no_key::Decode;
-    use ros2_client::dds::rustdds::serialization::CdrDeserializeSeedDecoder;
-
     use super::*;
-
-    fn seeded(bytes: &[u8], recycled: &[u8], max_bytes: usize) -> Option<Image> {
-        let (buffers, receiver) = bounded(1);
-        buffers.send(recycled.to_vec()).unwrap();
-        let seed = ImageSeed { recycled: receiver, max_bytes };
-        let decoder = CdrDeserializeSeedDecoder::new(seed, PhantomData::<()>);
-        let body = &bytes[4..]; // after the encapsulation header
-        decoder.decode_bytes(body, RepresentationIdentifier::CDR_LE).ok()
-    }
-
-    #[test]
-    fn the_seed_reads_what_the_derived_code_writes() {
-        let image = Image {
-            header: crate::msg::Header { frame_id: "front".into(), ..Default::default() },
-            height: 2,
-            width: 3,
-            encoding: "mono8".into(),
-            step: 4,
-            data: (1..=8).collect(),
-            ..Default::default()
-        };
-        let bytes = cdr::serialize::<_, _, cdr::CdrLe>(&image, cdr::Infinite).unwrap();
-        assert_eq!(seeded(&bytes, b"an older frame", 64), Some(image));
-        assert_eq!(seeded(&bytes, b"", 5).unwrap().data, [1, 2, 3, 4, 5]);
-        for cut in 4..bytes.len() {
-            assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
-        }
-    }
 
     #[test]
     fn silence_is_answered_once_and_then_with_growing_patience() {

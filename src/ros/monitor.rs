@@ -22,9 +22,10 @@ use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
     Stamp,
 };
+use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
-/// What another thread tells, with the index of the camera it is about.
+/// What another thread tells, with the index of the camera if it is about one.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// How a camera's input is.
@@ -35,6 +36,8 @@ pub(crate) enum Report {
     Model(Vec<(String, String)>),
     /// What is known of `/clock`, while it is followed.
     Clock(Option<Followed>),
+    /// What came of a self-test, without a camera.
+    SelfTest(Result<(), String>),
 }
 
 /// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
@@ -46,6 +49,8 @@ pub(crate) struct Monitor(JoinHandle<()>);
 /// What lives on it.
 struct Speaker {
     health: Health,
+    watch: Watch,
+    pulse: Pulse,
     diagnostics: Publisher<DiagnosticArray>,
     rosout: Publisher<Log>,
     latencies: Vec<Latency>,
@@ -91,7 +96,7 @@ impl Monitor {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        health: Health,
+        (health, watch): (Health, Watch),
         reports: Receiver<Report>,
         log: Receiver<Line>,
     ) -> Result<Self> {
@@ -104,6 +109,8 @@ impl Monitor {
         let topic = names.topic("/diagnostics")?;
         let speaker = Speaker {
             health,
+            pulse: watch.pulse("monitor"),
+            watch,
             diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
             rosout: participant.publish_log(&names.topic("/rosout")?)?,
             latencies,
@@ -156,6 +163,7 @@ impl Speaker {
             Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
             Report::Model(model) => self.health.model(model),
             Report::Clock(clock) => self.health.clock(clock),
+            Report::SelfTest(result) => self.health.self_test(result),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
                     let data = f64::from(of(&status));
@@ -178,6 +186,8 @@ impl Speaker {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.pulse.beat();
+        self.health.process(&self.watch);
         self.read = self.graph.read_topics().into_iter().map(|(topic, _)| topic).collect();
         let due = self.spoke.is_none_or(|spoke| now.duration_since(spoke) >= PERIOD);
         if due {

@@ -1,8 +1,7 @@
 //! The loop of the node: newest frames of the cameras, pipeline, topics, status; for every frame,
 //! whatever became of it.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -11,9 +10,12 @@ use super::args::{Names, Network};
 use super::batch::Batcher;
 use super::calibration::Calibrations;
 use super::clock::Clock;
+use super::counts::{Counts, reason};
 use super::diagnostics::Health;
+use super::endurance::{Endurance, Verdict};
 use super::ingest::{Camera, Frame, Links, Payload};
 use super::lifecycle::State;
+use super::loaded::{Load, Loaded, facts, limits, view};
 use super::monitor::{Monitor, ROOM, Report};
 use super::params::{Services, Settings};
 use super::publish::Outputs;
@@ -21,9 +23,12 @@ use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
 use super::stamps::{Rules, Stamps};
 use crate::config::{NodeConfig, Transport};
-use crate::image::{Image, Limits, Reject};
+use crate::image::{Image, Reject};
+use crate::model::Model;
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
-use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View};
+use crate::pipeline::{Pipeline, Planes, Prediction, View, panic_text};
+use crate::selftest::SelfTest;
+use crate::supervisor::{Phase, Pulse, Watch};
 use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
@@ -31,7 +36,7 @@ pub struct Node {
     cameras: Vec<Camera>,
     outputs: Outputs,
     /// From being configured to being cleaned up.
-    pipeline: Option<Pipeline>,
+    loaded: Option<Loaded>,
     load: Load,
     active: bool,
     services: Services,
@@ -46,6 +51,13 @@ pub struct Node {
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
     reports: Sender<Report>,
+    watch: Watch,
+    /// None while a network is loaded.
+    pulse: Option<Pulse>,
+    tested: Instant,
+    endurance: Endurance,
+    /// Of each camera the status of the frame in work.
+    in_work: Vec<Option<FrameStatus>>,
 }
 
 /// The node's connections to its process.
@@ -54,34 +66,17 @@ pub struct Process {
     pub stop: smol::channel::Receiver<()>,
     /// Lines for `/rosout`.
     pub log: Receiver<Line>,
-    /// Makes the pipeline when the node is configured.
+    /// The supervisor.
+    pub watch: Watch,
+    /// Loads the model when the node is configured.
     pub load: Load,
 }
 
-/// From the parameters to a warm model.
-pub type Load = Box<dyn Fn(&NodeConfig) -> Result<Pipeline>>;
-
-/// What became of a camera's messages.
-#[derive(Clone, Debug, Default)]
-struct Counts {
-    received: u64,
-    dropped: u64,
-    limited: u64,
-    segmented: u64,
-    refused: BTreeMap<&'static str, Refused>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Refused {
-    count: u64,
-    logged: Instant,
-}
-
-/// A reason is logged when it first occurs and then at most this often, with its count.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-
 /// How long the loop waits for frames before it looks at what is due without any.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// The loop's name to the supervisor.
+const PULSE: &str = "frames";
 
 /// A frame that can be segmented.
 struct Job {
@@ -95,7 +90,7 @@ struct Job {
 
 impl Node {
     /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes. With a
-    /// pipeline the node is active, without one it is unconfigured.
+    /// network the node is active, without one it is unconfigured.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow,
@@ -104,17 +99,19 @@ impl Node {
         names: &Names,
         network: Network,
         config: NodeConfig,
-        pipeline: Option<Pipeline>,
-        Process { stop, log, load }: Process,
+        loaded: Option<Loaded>,
+        Process { stop, log, watch, load }: Process,
     ) -> Result<Self> {
         let views = config.cameras.iter().map(|camera| view(camera, &config));
         let views = views.collect::<Result<Vec<_>>>()?;
         let mut outputs = Outputs::new(names, network, &config)?;
         let (reports, heard) = bounded(ROOM);
         let health = Health::new(names.node().to_owned(), &config, Vec::new());
-        let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
+        let monitor =
+            Monitor::start(outputs.participant(), names, (health, watch.clone()), heard, log)?;
         let start = |(camera, name): (usize, &String)| {
-            let links = Links { camera, stop: stop.clone(), reports: reports.clone() };
+            let (stop, reports, watch) = (stop.clone(), reports.clone(), watch.clone());
+            let links = Links { camera, stop, reports, watch };
             Camera::start(name, names, network, &config, links)
         };
         let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
@@ -126,18 +123,19 @@ impl Node {
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
-        let state = if pipeline.is_some() { State::Active } else { State::Unconfigured };
+        let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
         let services = Services::start(participant, names, (config.clone(), state), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
+        let in_work = vec![None; cameras.len()];
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
         let mut node = Self {
             cameras,
             outputs,
-            pipeline: None,
+            loaded: None,
             load,
-            active: pipeline.is_some(),
+            active: loaded.is_some(),
             services,
             config,
             enabled: true,
@@ -150,18 +148,23 @@ impl Node {
             stop,
             monitor,
             reports,
+            pulse: Some(watch.pulse(PULSE)),
+            watch,
+            tested: Instant::now(),
+            endurance: Endurance::default(),
+            in_work,
         };
-        node.use_pipeline(pipeline);
+        node.replace(loaded);
         Ok(node)
     }
 
-    /// Uses another pipeline, or none, from now on.
-    fn use_pipeline(&mut self, pipeline: Option<Pipeline>) {
-        self.pipeline = pipeline;
-        let facts = self.pipeline.as_ref().map(|pipeline| facts(pipeline, &self.config));
+    /// Uses another network, or none, from now on.
+    fn replace(&mut self, loaded: Option<Loaded>) {
+        self.loaded = loaded;
+        let facts = self.loaded.as_ref().map(|loaded| facts(&loaded.pipeline, &self.config));
         // The channel has room for many more reports than come before the monitor reads.
         drop(self.reports.try_send(Report::Model(facts.unwrap_or_default())));
-        if let Some(pipeline) = &self.pipeline {
+        if let Some(Loaded { pipeline, .. }) = &self.loaded {
             self.outputs.set_classes(pipeline.model().config().classes.clone());
         }
     }
@@ -169,14 +172,19 @@ impl Node {
     /// Does what the lifecycle asks for; false when it failed, after saying why.
     fn carry_out(&mut self, doing: State) -> bool {
         match doing {
-            State::Configuring => match (self.load)(&self.config) {
-                Ok(pipeline) => self.use_pipeline(Some(pipeline)),
-                Err(error) => {
-                    log::error!("not configured: {}", error.chain());
-                    return false;
+            State::Configuring => {
+                self.pulse = None; // loading takes the time it takes
+                let loaded = (self.load)(&self.config);
+                self.pulse = Some(self.watch.pulse(PULSE));
+                match loaded {
+                    Ok(loaded) => self.replace(Some(loaded)),
+                    Err(error) => {
+                        log::error!("not configured: {}", error.chain());
+                        return false;
+                    }
                 }
-            },
-            State::CleaningUp => self.use_pipeline(None),
+            }
+            State::CleaningUp => self.replace(None),
             State::Activating => self.active = true,
             State::Deactivating | State::ShuttingDown => self.active = false,
             State::Unconfigured | State::Inactive | State::Active | State::Finalized => {}
@@ -187,10 +195,12 @@ impl Node {
     /// Segments frames until the cameras end, then logs what became of all of them.
     ///
     /// # Errors
-    /// [`Error::Torch`] when the network failed on a GPU, whose state is not to be trusted after that;
-    /// [`Error::Ros`] when a camera's thread panicked.
+    /// [`Error::Torch`], [`Error::SelfTest`] and [`Error::Panicked`] when the network, the device or this
+    /// program is not to be trusted any more; [`Error::Ros`] when a camera's thread panicked.
     pub fn run(mut self) -> Result<()> {
+        self.watch.enter(Phase::Running);
         let ended = self.frames();
+        self.watch.stop(ended.as_ref().map_or_else(Error::exit_code, |()| 0));
         for (name, counts) in self.config.cameras.iter().zip(&self.counts) {
             log::info!("{name}: {counts}");
         }
@@ -204,6 +214,7 @@ impl Node {
         while !self.stop.is_closed() {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
+            self.pulse.iter().for_each(Pulse::beat);
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
             }
@@ -216,7 +227,8 @@ impl Node {
                     break;
                 }
             }
-            self.batch(frames)?;
+            self.look_at(frames)?;
+            self.self_test()?;
             self.outputs.remind();
         }
         Ok(())
@@ -225,7 +237,7 @@ impl Node {
     /// Uses what the services were told; a camera with a threshold of its own keeps it.
     fn configure(&mut self, settings: Settings) -> Result<()> {
         let Settings { config, enabled } = settings;
-        if let Some(pipeline) = &mut self.pipeline {
+        if let Some(Loaded { pipeline, .. }) = &mut self.loaded {
             #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
             pipeline.set_ood_threshold(config.ood_threshold as f32)?;
         }
@@ -238,24 +250,102 @@ impl Node {
         Ok(())
     }
 
-    /// Segments frames of different cameras together; a bad one fails alone.
-    fn batch(&mut self, frames: Vec<(usize, Frame)>) -> Result<()> {
-        let mut ended = Ok(());
+    /// Segments frames under the supervisor's eye; a panic costs them and no others. Ends the node when
+    /// failures are too many.
+    fn look_at(&mut self, frames: Vec<(usize, Frame)>) -> Result<()> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let pixels = frames.iter().map(|(_, frame)| self.pixels(&frame.payload)).sum();
+        let watch = self.watch.clone();
+        let done = watch.during(pixels, || catch_unwind(AssertUnwindSafe(|| self.batch(frames))));
+        let failure = done.unwrap_or_else(|panic| {
+            let problem = panic_text(&*panic);
+            let mut failure = None;
+            for camera in 0..self.in_work.len() {
+                if let Some(status) = self.in_work[camera].take() {
+                    let problem = problem.clone();
+                    failure = self.end(camera, status, Err(Error::Panicked { problem }));
+                }
+            }
+            failure
+        });
+        let cuda = self.model().is_some_and(|model| model.device().is_cuda());
+        match self.endurance.judge(failure.as_ref(), cuda, Instant::now()) {
+            Verdict::GoOn => Ok(()),
+            Verdict::Test => self.prove(SelfTest::all),
+            Verdict::End => failure.map_or(Ok(()), Err),
+        }
+    }
+
+    /// Pixels of a message, about; a window's at least.
+    fn pixels(&self, payload: &Payload) -> u64 {
+        let limits = limits(&self.config);
+        let most = u64::from(limits.max_width) * u64::from(limits.max_height);
+        let pixels = match payload {
+            Payload::Raw(image) => u64::from(image.height) * u64::from(image.width),
+            Payload::Compressed(message) => message.data.len() as u64 * 16, // of a JPEG
+            Payload::Undecodable(_) => 0,
+        };
+        pixels.min(most).max(self.window_pixels())
+    }
+
+    fn window_pixels(&self) -> u64 {
+        let window = self.model().map_or([0, 0], |model| model.config().window);
+        window.map(i64::unsigned_abs).iter().product()
+    }
+
+    fn model(&self) -> Option<&Model> {
+        self.loaded.as_ref().map(|loaded| loaded.pipeline.model())
+    }
+
+    /// Asks the network for the next known picture when it is time and no frame waits; when frames
+    /// always wait, after two periods all the same.
+    fn self_test(&mut self) -> Result<()> {
+        let period = Duration::from_secs(self.config.selftest_period_s.into());
+        let idle = self.cameras.iter().all(|camera| camera.slot.is_empty());
+        let due = if idle { period } else { 2 * period };
+        if period.is_zero() || self.tested.elapsed() < due {
+            return Ok(());
+        }
+        self.tested = Instant::now();
+        self.prove(SelfTest::step)
+    }
+
+    fn prove(&mut self, test: fn(&mut SelfTest, &Pipeline) -> Result<()>) -> Result<()> {
+        let (watch, pixels) = (self.watch.clone(), self.window_pixels());
+        let Some(Loaded { pipeline, selftest }) = &mut self.loaded else { return Ok(()) };
+        let result = watch.during(pixels, || test(selftest, pipeline));
+        let told = result.as_ref().map(|_| ()).map_err(Error::chain);
+        drop(self.reports.try_send(Report::SelfTest(told))); // no room: the next one
+        result
+    }
+
+    /// Segments frames of different cameras together; a bad one fails alone. Returns the last failure.
+    fn batch(&mut self, frames: Vec<(usize, Frame)>) -> Option<Error> {
+        let mut failure = None;
         let mut jobs = Vec::new();
         for (camera, frame) in frames {
+            #[cfg(feature = "fault-injection")]
+            if crate::fault::vanishes() {
+                continue;
+            }
             let mut status = self.begin(camera, &frame);
+            self.in_work[camera] = Some(status.clone());
+            #[cfg(feature = "fault-injection")]
+            crate::fault::frame();
             match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.outputs.wanted(camera);
                     jobs.push(Job { camera, status, image, planes, calibration });
                 }
-                Err(error) => ended = ended.and(self.end(camera, status, Err(error))),
+                Err(error) => failure = self.end(camera, status, Err(error)).or(failure),
             }
         }
         let frames = jobs.iter().map(|job| (&job.image, &self.views[job.camera], job.planes));
         let frames: Vec<_> = frames.collect();
-        let predictions = self.pipeline.as_ref().map(|pipeline| pipeline.run_batch(&frames));
+        let predictions = self.loaded.as_ref().map(|loaded| loaded.pipeline.run_batch(&frames));
         let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         for (job, prediction) in jobs.into_iter().zip(predictions.unwrap_or_default()) {
             let Job { camera, mut status, image, calibration, .. } = job;
@@ -266,16 +356,15 @@ impl Node {
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
                 self.outputs.publish(camera, prediction, calibration.as_ref())
             });
-            ended = ended.and(self.end(camera, status, published));
+            failure = self.end(camera, status, published).or(failure);
         }
-        ended
+        failure
     }
 
     /// The status of a frame that nothing is known about yet.
     fn begin(&self, camera: usize, frame: &Frame) -> FrameStatus {
         #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
         let threshold = self.config.ood_threshold as f32;
-        let model = self.pipeline.as_ref().map(|pipeline| pipeline.model().config());
         FrameStatus {
             camera: self.config.cameras[camera].clone(),
             sequence: frame.sequence,
@@ -284,7 +373,10 @@ impl Node {
             wait_ms: milliseconds(frame.received.elapsed()),
             score: self.config.score.clone(),
             ood_threshold: self.views[camera].ood_threshold.unwrap_or(threshold),
-            model_sha256: model.map(|model| model.sha256.clone()).unwrap_or_default(),
+            model_sha256: self
+                .model()
+                .map(|model| model.config().sha256.clone())
+                .unwrap_or_default(),
             ..FrameStatus::default()
         }
     }
@@ -320,86 +412,26 @@ impl Node {
         Ok(image)
     }
 
-    /// Publishes what became of a frame, counts it and, when the GPU failed, passes that on.
-    fn end(&mut self, camera: usize, mut status: FrameStatus, published: Result<()>) -> Result<()> {
+    /// Publishes what became of a frame, counts it and passes a failure on.
+    fn end(
+        &mut self,
+        camera: usize,
+        mut status: FrameStatus,
+        published: Result<()>,
+    ) -> Option<Error> {
+        self.in_work[camera] = None;
         if let Err(error) = &published {
             status.state = FrameStatus::NO_DATA;
             (status.reason, status.text) = (reason(error).to_owned(), error.chain());
         }
         status.latency_ms =
             self.clock.now().map_or(f32::NAN, |now| since(status.header.stamp, now));
-        self.count(camera, &status, published.as_ref().err());
+        self.counts[camera].count(&status, published.as_ref().err());
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);
-        match published {
-            Err(error @ Error::Torch { .. }) if self.on_gpu() => Err(error),
-            _ => Ok(()),
-        }
+        published.err()
     }
-
-    fn on_gpu(&self) -> bool {
-        self.pipeline.as_ref().is_some_and(|pipeline| pipeline.model().device().is_cuda())
-    }
-
-    fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
-        let counts = &mut self.counts[camera];
-        (counts.received, counts.dropped) = (status.sequence, status.dropped);
-        counts.limited = status.limited;
-        let Some(error) = error else {
-            counts.segmented += 1;
-            return;
-        };
-        let now = Instant::now();
-        let unheard = Refused { count: 0, logged: now };
-        let refused = counts.refused.entry(reason(error)).or_insert(unheard);
-        refused.count += 1;
-        if refused.count == 1 || now.duration_since(refused.logged) >= LOG_EVERY {
-            refused.logged = now;
-            let (camera, count) = (&status.camera, refused.count);
-            log::warn!("{camera}: no masks ({count} times so far): {}", status.text);
-        }
-    }
-}
-
-/// What runs where, for people.
-fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
-    let model = pipeline.model().config();
-    let calibration = model.calibration.as_ref().map_or("n/a".into(), |found| {
-        let (target, threshold, dataset) = (&found.target, found.ood_threshold, &found.dataset);
-        format!("{target} at {} > {threshold} on {dataset}", found.score)
-    });
-    let fact = |key: &str, value: &dyn fmt::Display| (key.to_owned(), value.to_string());
-    vec![
-        fact("weights", &config.model.weights.display()),
-        fact("sha256", &model.sha256),
-        fact("architecture", &model.architecture),
-        fact("variant", &model.variant()),
-        fact("device", &format!("{:?}", pipeline.model().device())),
-        fact("precision", &config.model.precision),
-        fact("plan", &config.plan),
-        fact("score", &pipeline.config().score),
-        fact("calibration", &calibration),
-    ]
-}
-
-/// Largest picture that is taken.
-fn limits(config: &NodeConfig) -> Limits {
-    let NodeConfig { max_width, max_height, max_bytes, .. } = *config;
-    Limits { max_width, max_height, max_bytes }
-}
-
-/// How the camera of this name is seen.
-fn view(camera: &str, config: &NodeConfig) -> Result<View> {
-    let own = config.of_camera(camera);
-    let rotation = Rotation::from_degrees(own.rotation.unwrap_or(config.rotation).into())?;
-    let mask = own.ego_mask.as_ref().unwrap_or(&config.ego_mask);
-    let has_mask = !mask.as_os_str().is_empty();
-    let ego_mask = has_mask.then(|| EgoMask::read_file(mask, &limits(config))).transpose()?;
-    #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-    let ood_threshold = own.ood_threshold.map(|threshold| threshold as f32);
-    let resolution = config.output_resolution.parse()?;
-    Ok(View { rotation, ego_mask, ood_threshold, resolution })
 }
 
 /// What the prediction says about itself, into the status.
@@ -409,29 +441,6 @@ fn note(status: &mut FrameStatus, prediction: &Prediction, batch: u32) {
     status.inference_ms = prediction.timing.inference_ms;
     status.postprocess_ms = prediction.timing.postprocess_ms;
     status.batch = batch;
-}
-
-/// The fixed name of what went wrong with a frame.
-fn reason(error: &Error) -> &'static str {
-    match error {
-        Error::Frame(reject) => reject.name(),
-        Error::NotFinite { .. } => "not_finite",
-        Error::Setting { .. } => "setting", // an ego mask of another size
-        Error::Inactive => "inactive",
-        Error::Disabled => "disabled",
-        _ => "inference",
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, dropped, limited, segmented, refused } = self;
-        write!(f, "{received} messages, {segmented} segmented, {dropped} replaced by newer ones")?;
-        if *limited > 0 {
-            write!(f, ", {limited} above max_rate_hz")?;
-        }
-        refused.iter().try_for_each(|(reason, refused)| write!(f, ", {} {reason}", refused.count))
-    }
 }
 
 /// Says once, with the remedy, that the kernel will drop raw images.

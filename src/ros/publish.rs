@@ -69,9 +69,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The names of the classes come this often to readers that do not ask for what was sent before.
 const REMIND: Duration = Duration::from_secs(5);
 
-/// Red, as obstacles are in the overlay.
-const OUTLINE: [f32; 3] = [1.0, 0.0, 0.0];
-
 impl Outputs {
     /// Joins DDS under the node's name and offers the topics of every camera.
     ///
@@ -203,7 +200,7 @@ impl Outputs {
         }
         if let Some(obstacles) = prediction.obstacles {
             camera.detections.publish(obstacle::detections(&obstacles, &header));
-            camera.outlines.publish(obstacle::outlines(&obstacles, &header, OUTLINE));
+            camera.outlines.publish(obstacle::outlines(&obstacles, &header, obstacle::OUTLINE));
         }
         if let Some(rgb) = rgb {
             let mixed =

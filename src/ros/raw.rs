@@ -23,7 +23,7 @@ use super::args::Network;
 use crate::{Error, Result};
 
 /// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together.
-pub(super) const RECEIVE_BUFFER: usize = 64 << 20;
+pub const RECEIVE_BUFFER: usize = 64 << 20;
 /// Asked of the kernel for sending.
 pub(super) const SEND_BUFFER: usize = 16 << 20;
 /// Samples that a writer keeps: until the transport's own thread has sent them (with one, the second

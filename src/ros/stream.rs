@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::diagnostics::{or_na, value};
+use super::finding::{or_na, value};
 use super::rate::Pace;
 use crate::msg::{DiagnosticStatus as Level, FrameStatus, Stamp};
 

@@ -14,7 +14,9 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
   {"do": "sleep", "seconds": 0.5}
-With "latched" a writer keeps its last message. Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
+  {"do": "topics"}  the names of all topics with a reader or writer, ours included: {"topics": [..]}
+With "latched" a writer keeps its last message. Publishing makes the writer and waits until `readers`
+(default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
 {"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
 "sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding; of
@@ -32,6 +34,11 @@ import time
 import zlib
 from dataclasses import asdict, dataclass, fields
 
+from cyclonedds.builtin import (
+    BuiltinDataReader,
+    BuiltinTopicDcpsPublication,
+    BuiltinTopicDcpsSubscription,
+)
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.idl import IdlStruct
 from cyclonedds.idl.types import array, float32, float64, int32, sequence, uint8, uint16, uint32, uint64
@@ -418,6 +425,12 @@ class Peer:
         qos = self.qos(c.get("reliable", False), c.get("latched", False))
         reader = DataReader(self.participant, self.topic(c["topic"], TYPES[c["type"]], qos), qos=qos)
         self.readers.append((reader, c))
+
+    def topics(self, _):
+        kinds = (BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription)
+        readers = [BuiltinDataReader(self.participant, kind) for kind in kinds]
+        names = {sample.topic_name for reader in readers for sample in reader.take(N=1000)}
+        say(topics=sorted(name.removeprefix("rt") for name in names if name.startswith("rt/")))
 
     def sleep(self, c):
         end = time.monotonic() + c["seconds"]
