@@ -66,6 +66,9 @@ pub enum Error {
     /// Frames take too long, whatever is left out.
     #[error("frames take longer than budget_ms, even those of the segmentor alone; a pause")]
     TooSlow,
+    /// The node is not in the state in which it segments.
+    #[error("the node is not active: ros2 lifecycle set <node> configure, then activate")]
+    Inactive,
     /// A message that is not the CDR it should be.
     #[error(transparent)]
     Cdr(#[from] CdrError),

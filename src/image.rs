@@ -278,6 +278,34 @@ pub enum Reject {
         /// What the CDR reader said.
         problem: String,
     },
+    /// A stamp that was never set.
+    #[error("its stamp is zero; make the camera set it, or set allow_zero_stamp: true")]
+    StampZero,
+    /// A stamp before that of the camera's last frame.
+    #[error("its stamp lies {back_ms} ms before that of the frame before")]
+    StampOld {
+        /// By how much.
+        back_ms: i64,
+    },
+    /// A stamp that the clock has not reached.
+    #[error(
+        "its stamp lies {ahead_ms} ms in the future; synchronise the clocks of camera and computer"
+    )]
+    StampFuture {
+        /// By how much.
+        ahead_ms: i64,
+    },
+    /// A frame that came too late to act upon.
+    #[error("it is {age_ms} ms old, allowed: max_age_ms = {max_age_ms}")]
+    Stale {
+        /// From its stamp to the look at it.
+        age_ms: i64,
+        /// What is allowed.
+        max_age_ms: i64,
+    },
+    /// The frame before, once more.
+    #[error("its stamp and content are those of the frame before")]
+    Duplicate,
 }
 
 impl Reject {
@@ -293,6 +321,11 @@ impl Reject {
             Self::Decode { .. } => "decode",
             Self::Encode { .. } => "encode",
             Self::Cdr { .. } => "cdr",
+            Self::StampZero => "stamp_zero",
+            Self::StampOld { .. } => "stamp_old",
+            Self::StampFuture { .. } => "stamp_future",
+            Self::Stale { .. } => "stale",
+            Self::Duplicate => "duplicate",
         }
     }
 }

@@ -12,7 +12,7 @@ use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{OperatingPoint, Pipeline, PipelineConfig};
-use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::ros::{Console, Line, Loaded, Network, Node, Process, RosArgs, Tee};
 use ood_segmentation::selftest::SelfTest;
 use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;
@@ -26,8 +26,9 @@ const NODE_NAME: &str = "ood_segmentation";
 const USAGE: &str = "\
 ood_segmentation_node: camera images in, semantic classes and out-of-distribution masks out
 
-usage: ood_segmentation_node [--help] [--version] [--ros-args ROS_ARGUMENTS]
+usage: ood_segmentation_node [--help] [--version] [--check] [--ros-args ROS_ARGUMENTS]
 
+  --check                    load the weights, warm up, answer the self-test, report, and end
   -p model.weights:=FILE     weights, a .safetensors file with its .yaml beside it (needed)
   -p NAME:=VALUE             any parameter of config/ood_segmentation.param.yaml
   --params-file FILE         a ROS parameter file; of several the later one wins
@@ -71,7 +72,9 @@ fn run() -> Result<(), Failure> {
         return Ok(());
     }
     let names = args.names(NODE_NAME).map_err(exit(78))?;
-    let log = start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
+    let console = Console::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
+    let log =
+        start_log(&args, console, names.node_name().trim_start_matches('/').replace('/', "."));
     #[cfg(feature = "fault-injection")]
     ood_segmentation::fault::arm().map_err(exit(78))?;
     report_panics();
@@ -82,7 +85,28 @@ fn run() -> Result<(), Failure> {
         hang: Duration::from_millis(config.hang_ms.into()),
         memory_mb: config.memory_limit_mb.into(),
     });
-    let pipeline = pipeline(&config)?;
+    let loaded = (config.autostart || args.check).then(|| load(&config, &watch)).transpose()?;
+    if let Some(loaded) = loaded.as_ref().filter(|_| args.check) {
+        report(loaded);
+        return Ok(());
+    }
+    watch.enter(Phase::Joining);
+    let again = watch.clone();
+    let load = Box::new(move |config: &NodeConfig| {
+        load(config, &again).map_err(|Failure(_code, error)| error)
+    });
+    let process = Process { stop, log, watch, load };
+    let node = Node::start(&names, network, config, loaded, process).map_err(|error| {
+        let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
+        Failure(code, error)
+    })?;
+    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
+    node.run().map_err(|error| Failure(error.exit_code(), error))
+}
+
+/// A warm network that has answered the self-test.
+fn load(config: &NodeConfig, watch: &Watch) -> Result<Loaded, Failure> {
+    let pipeline = pipeline(config)?;
     watch.enter(Phase::Testing);
     let selftest = SelfTest::start(&pipeline).map_err(|error| {
         let code = if matches!(error, Error::Torch { .. }) { 69 } else { 71 };
@@ -91,14 +115,23 @@ fn run() -> Result<(), Failure> {
     if !selftest.stored() {
         log::warn!("the weights came without an answer to the self-test: ood_seg check --write");
     }
-    watch.enter(Phase::Joining);
-    let process = Process { stop, log, watch, selftest };
-    let node = Node::start(&names, network, config, pipeline, process).map_err(|error| {
-        let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
-        Failure(code, error)
-    })?;
-    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
-    node.run().map_err(|error| Failure(error.exit_code(), error))
+    Ok(Loaded { pipeline, selftest })
+}
+
+/// What `--check` says of a network that loaded, ran and answered.
+fn report(Loaded { pipeline, selftest }: &Loaded) {
+    let model = pipeline.model();
+    let answer = match selftest.stored() {
+        true => "that of the sidecar",
+        false => "finite; the sidecar has none to compare with",
+    };
+    #[expect(clippy::print_stdout, reason = "what the user asked for")]
+    {
+        println!("weights  sha256 {}", model.config().sha256);
+        println!("device   {:?}, {}", model.device(), model.precision());
+        println!("answer   {answer}");
+        println!("check    good");
+    }
 }
 
 /// The network and how frames go through it, as the parameters say.
@@ -131,7 +164,11 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
             max_bytes: config.max_bytes,
         },
     };
-    Pipeline::new(model, settings).map_err(exit(78))
+    let pipeline = Pipeline::new(model, settings).map_err(exit(78))?;
+    let times = pipeline.warm_up().map_err(exit(71))?;
+    let times: Vec<_> = times.iter().map(|ms| format!("{ms:.0}")).collect();
+    log::info!("warm after passes of 1 to {} windows: {} ms", config.batch, times.join(", "));
+    Ok(pipeline)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
@@ -148,9 +185,9 @@ fn obstacle(parameters: &ObstacleParameters, calibrated: OperatingPoint) -> Obst
     }
 }
 
-/// Logs in the form of ROS to stderr, under the node's name; of the libraries' lines only warnings.
+/// Logs in the form of ROS to the console, under the node's name; of the libraries' lines only warnings.
 /// `RUST_LOG` wins. Returns the node's lines once more, for `/rosout`.
-fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
+fn start_log(args: &RosArgs, console: Console, node: String) -> Receiver<Line> {
     let mut log = env_logger::Builder::new();
     let level = args.log_level.unwrap_or(LevelFilter::Info);
     log.filter_level(level.min(LevelFilter::Warn));
@@ -163,12 +200,14 @@ fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     }
     log.parse_default_env();
     let logger = node.clone();
+    if console.stdout {
+        log.target(env_logger::Target::Stdout);
+    }
     log.format(move |out, record| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = record.target().split("::").next().unwrap_or_default();
         let name = if name.starts_with(NODE_NAME) { &node } else { name };
-        let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
-        writeln!(out, "[{}] [{seconds}.{nanos:09}] [{name}]: {}", record.level(), record.args())
+        writeln!(out, "{}", console.line(record, name, now))
     });
     let log = log.build();
     let level = log.filter();

@@ -34,7 +34,16 @@ impl Stamp {
         let sec = i32::try_from(now.as_secs()).unwrap_or(i32::MAX);
         Self { sec, nanosec: now.subsec_nanos() }
     }
+
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub fn nanos(self) -> i64 {
+        i64::from(self.sec) * 1_000_000_000 + i64::from(self.nanosec)
+    }
 }
+
+/// `rosgraph_msgs/Clock`, whose CDR is that of its only field, a [`Stamp`].
+pub const CLOCK: &str = "rosgraph_msgs/msg/Clock";
 
 /// `std_msgs/Header`: when and in which coordinate frame the sensor saw it. Never changed by us.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,25 +25,28 @@ pub fn colours(classes: &[u8], table: &ClassTable) -> Vec<u8> {
     classes.iter().flat_map(|&id| colour(id, table).unwrap_or_default()).collect()
 }
 
-/// The picture `rgb` of `width` columns, half its class's colour where `classes` has one; pixels with
-/// a non-zero `ood_mask` are half red instead, and every region of them has a white outline.
+/// The picture `rgb` of `width` columns with a share `alpha` (0 to 1) of its class's colour where
+/// `classes` has one; pixels with a non-zero `ood_mask` take it of red instead, and every region of them
+/// has a white outline.
 pub fn overlay(
     rgb: &[u8],
     width: usize,
     classes: &[u8],
     ood_mask: &[u8],
-    table: &ClassTable,
+    (table, alpha): (&ClassTable, f64),
 ) -> Vec<u8> {
+    #[expect(clippy::cast_possible_truncation, reason = "0 to 256")]
+    let share = (alpha.clamp(0.0, 1.0) * 256.0).round() as u16;
     let line = (width / 640).max(1); // px
     let mut mixed = rgb.to_vec();
     for (i, pixel) in mixed.as_chunks_mut().0.iter_mut().enumerate() {
         let id = classes.get(i).copied().unwrap_or(u8::MAX);
         if ood_mask.get(i).is_none_or(|&ood| ood == 0) {
-            mix(pixel, colour(id, table).unwrap_or(*pixel));
+            mix(pixel, colour(id, table).unwrap_or(*pixel), share);
         } else if is_outline(ood_mask, width, i, line) {
             *pixel = OOD_OUTLINE;
         } else {
-            mix(pixel, OOD_FILL);
+            mix(pixel, OOD_FILL, share);
         }
     }
     mixed
@@ -98,9 +101,10 @@ fn colour(id: u8, table: &ClassTable) -> Option<[u8; 3]> {
     table.0.get(usize::from(id)).map(|class| class.colour)
 }
 
-/// Half `pixel`, half `colour`.
-fn mix(pixel: &mut [u8; 3], colour: [u8; 3]) {
-    *pixel = [0, 1, 2].map(|c| pixel[c].midpoint(colour[c]));
+/// `share` of 256 parts of `colour`, the others of `pixel`.
+fn mix(pixel: &mut [u8; 3], colour: [u8; 3], share: u16) {
+    let part = |c: usize| u16::from(pixel[c]) * (256 - share) + u16::from(colour[c]) * share;
+    *pixel = [0, 1, 2].map(|c| u8::try_from(part(c) >> 8).unwrap_or(u8::MAX));
 }
 
 /// Whether pixel `i` of a region has the region's outside within `line` pixels, left, right, above or
@@ -234,7 +238,8 @@ mod tests {
         }
         let mut classes = vec![0; height * width]; // road: 128, 64, 128
         classes[0] = 255;
-        let mixed = overlay(&[100; 3].repeat(height * width), width, &classes, &mask, &table);
+        let mixed =
+            overlay(&[100; 3].repeat(height * width), width, &classes, &mask, (&table, 0.5));
         let at = |y: usize, x: usize| &mixed[3 * (y * width + x)..][..3];
         assert_eq!(at(0, 0), [100; 3], "unlabelled pixels stay");
         assert_eq!(at(2, 3), [114, 82, 114]);

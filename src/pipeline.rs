@@ -180,6 +180,27 @@ impl Pipeline {
         !self.classes_only
     }
 
+    /// Runs the network once with every number of windows that a pass can have, 1 to `batch`, so that
+    /// no frame has to wait for what libtorch does the first time; milliseconds of each.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn warm_up(&self) -> Result<Vec<f32>> {
+        let [h, w] = self.model.config().window;
+        let pass = |windows: usize| {
+            let start = Instant::now();
+            guarded("warming up", || {
+                let window = Tensor::zeros([1, 3, h, w], (Kind::Float, self.model.device()));
+                let windows: Vec<_> = (0..windows).map(|_| window.shallow_clone()).collect();
+                let outputs = window::segment(&self.model, &windows, Plan::Tiles, windows.len());
+                // Work is queued on a GPU; a number that is fetched is done.
+                outputs.iter().map(|one| one.logits.double_value(&[0, 0, 0, 0])).sum::<f64>()
+            })?;
+            Ok(milliseconds(start))
+        };
+        (1..=self.config.batch).map(pass).collect()
+    }
+
     /// Segments one frame as it comes.
     ///
     /// # Errors
@@ -477,6 +498,17 @@ mod tests {
         let data = (0..h * w * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let encoding = "rgb8".into();
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
+    }
+
+    #[test]
+    fn warming_up_runs_every_batch_shape_and_changes_no_result() {
+        let pipeline = pipeline(Plan::Tiles);
+        let before = pipeline.run(&picture(60, 100), ALL).unwrap();
+        let times = pipeline.warm_up().unwrap();
+        assert_eq!(times.len(), 2);
+        assert!(times.iter().all(|ms| *ms > 0.0), "{times:?}");
+        let after = pipeline.run(&picture(60, 100), ALL).unwrap();
+        assert_eq!((before.score, before.classes), (after.score, after.classes));
     }
 
     const ALL: Planes =

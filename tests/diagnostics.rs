@@ -11,7 +11,7 @@ use ood_segmentation::model::config::Calibration;
 use peers::{Node, Peer, picture};
 use serde_json::{Value, json};
 
-const NAMES: [&str; 4] = ["inference", "output", "model", "dds"];
+const NAMES: [&str; 5] = ["inference", "output", "model", "dds", "clock"];
 
 fn read(peer: &mut Peer, topic: &str, kind: &str) {
     peer.ask(&json!({"do": "read", "topic": topic, "type": kind, "reliable": true,
@@ -51,7 +51,7 @@ fn diagnostics_speak_without_a_camera_and_name_no_number_that_was_not_measured()
     assert_eq!((&*values["image_age_ms"], &*values["publishers"]), ("n/a", "0"));
     let line = peer.wait("diagnostics once more", |line| status(line, "model").is_some());
     let of = |name| status(&line, name).unwrap();
-    assert_eq!(NAMES.map(|name| of(name).0), [0; 4], "{line}");
+    assert_eq!(NAMES.map(|name| of(name).0), [0; 5], "{line}");
     for (key, value) in of("inference").2.into_iter().filter(|(key, _)| key.ends_with("p99_ms")) {
         assert_eq!(value, "n/a", "{key}");
     }

@@ -4,6 +4,7 @@
 
 mod peers;
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,11 +83,11 @@ fn a_frame_that_cannot_be_used_gets_its_reason_and_the_next_one_its_masks() {
     peer.read_status("/left/status");
     peer.read_status("/right/status");
     peer.repeat(&picture("/left/image_raw", 1), is_status);
-    let jpeg = |data: &str| {
+    let jpeg = |data: &str, stamp: u32| {
         json!({"do": "compressed", "topic": "/right/image_raw/compressed", "base64": data,
-            "stamp": [3, 4], "frame_id": "right_optical"})
+            "stamp": [stamp, 4], "frame_id": "right_optical"})
     };
-    peer.repeat(&jpeg("/9j/4AAQSkZJRg=="), is_status);
+    peer.repeat(&jpeg("/9j/4AAQSkZJRg==", 3), is_status);
     let changed = |key: &str, value: Value| {
         let mut picture = picture("/left/image_raw", 50);
         picture[key] = value;
@@ -98,8 +99,8 @@ fn a_frame_that_cannot_be_used_gets_its_reason_and_the_next_one_its_masks() {
         (changed("length", json!(100)), "layout_short", "100"),
         (changed("height", json!(0)), "size_zero", "70x0"),
         (changed("width", json!(9000)), "size_limit", "9000"),
-        (jpeg("/9j/4AAQSkZJRg=="), "decode", ""),
-        (jpeg("bm90IGEgcGljdHVyZQ=="), "decode", ""),
+        (jpeg("/9j/4AAQSkZJRg==", 50), "decode", ""),
+        (jpeg("bm90IGEgcGljdHVyZQ==", 51), "decode", ""),
     ];
     for (picture, reason, word) in bad {
         peer.tell(&picture);
@@ -173,6 +174,21 @@ fn a_camera_that_was_frozen_for_longer_than_its_lease_is_heard_again() {
     let after = reader.wait("frame after", is_status)["stamp"][0].as_i64().unwrap();
     assert!(after > before, "{after} after {before}");
     eprintln!("first status {:.2?} after the camera woke up", resumed.elapsed());
+}
+
+#[test]
+fn a_domain_without_a_free_port_is_told_with_its_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = format!("model.weights:={}", weights(folder.path()).display());
+    let first = 7400 + 250 * 35_u16;
+    let taken: Vec<_> =
+        (first + 10..first + 250).map(|port| UdpSocket::bind(("0.0.0.0", port)).unwrap()).collect();
+    let output = command(35).args(["--ros-args", "-p", &weights]).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("domain 35") && last.contains("16150 to 16399"), "{last}");
+    drop(taken);
 }
 
 #[test]

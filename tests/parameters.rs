@@ -33,8 +33,8 @@ fn the_shipped_file_explains_every_parameter() {
     let mut text = String::from(
         "# Parameters of ood_segmentation_node. Every key is here; a key that --params-file and -p leave out \
          keeps\n# the value below. The comments are made from src/config/parameters.rs.\n\
-         #\n# rotation, ego_mask, max_rate_hz and ood_threshold hold for every camera. A camera gets a value of its\n\
-         # own under its name, such as camera_settings.rear.rotation: 180.\n\
+         #\n# rotation, ego_mask, max_rate_hz, nominal_rate_hz and ood_threshold hold for every camera. A camera gets\n\
+         # a value of its own under its name, such as camera_settings.rear.rotation: 180.\n\
          /**:\n  ros__parameters:\n",
     );
     let mut group = "";

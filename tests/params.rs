@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod peers;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -12,6 +14,7 @@ use ood_segmentation::checkpoint;
 use ood_segmentation::config::{ClassTable, Kind, PARAMETERS};
 use ood_segmentation::model::{Model, ModelConfig, Precision, Score};
 use ood_segmentation::window::Plan;
+use peers::call_services;
 use ros2_client::dds::rustdds::no_key::{DataWriterCdr, SimpleDataReaderCdr};
 use ros2_client::dds::rustdds::policy::{History, Reliability};
 use ros2_client::dds::rustdds::rpc::SampleIdentity;
@@ -43,22 +46,6 @@ fn node(domain: u16, ros_args: &[&str]) -> Node {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
     command.env("ROS_DOMAIN_ID", domain.to_string()).arg("--ros-args").args(ros_args);
     Node(command.spawn().unwrap())
-}
-
-/// What the steps of `tests/peers/params.py` brought; `None` where its Python packages are missing.
-fn peer(domain: u16, node: &str, steps: &Value) -> Option<Value> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = root.join(".venv/bin/python");
-    let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
-    if !import.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIP: no DDS peer; `make test` installs tests/peers/requirements.txt in .venv");
-        return None;
-    }
-    let mut command = Command::new(python);
-    command.arg(root.join("tests/peers/params.py")).args([node, &steps.to_string()]);
-    let output = command.env("ROS_DOMAIN_ID", domain.to_string()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
 fn names() -> Vec<&'static str> {
@@ -116,7 +103,7 @@ fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it
             "plan:=single",
         ],
     );
-    let Some(brought) = peer(60, "/car/ood_segmentation", &walk()) else { return };
+    let Some(brought) = call_services(60, "/car/ood_segmentation", &walk()) else { return };
     assert_eq!(brought[0]["result"], json!({"names": names(), "prefixes": ["model", "obstacle"]}));
     let some = json!(["model.weights", "model.device", "model.precision", "batch"]);
     assert_eq!(brought[1]["result"], json!({"names": some, "prefixes": ["model"]}));
@@ -194,14 +181,14 @@ fn a_dump_of_a_running_node_starts_an_identical_one() {
     let steps = json!([["set_parameters", {"parameters": changes}], get]);
     let options = ["-p", &weights, "-p", "cameras:=[left, right]", "-p", "plan:=single"];
     let first = node(61, &options);
-    let Some(brought) = peer(61, "/ood_segmentation", &steps) else { return };
+    let Some(brought) = call_services(61, "/ood_segmentation", &steps) else { return };
     drop(first);
     let values = &brought[1]["values"];
     assert_eq!(values[0], json!(["string_array", ["left", "right"]]));
     let file = folder.path().join("dump.yaml");
     std::fs::write(&file, dump("/ood_segmentation", values)).unwrap();
     let _second = node(62, &["--params-file", file.to_str().unwrap()]);
-    let brought = peer(62, "/ood_segmentation", &json!([get])).unwrap();
+    let brought = call_services(62, "/ood_segmentation", &json!([get])).unwrap();
     assert_eq!(&brought[0]["values"], values);
 }
 

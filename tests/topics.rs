@@ -247,6 +247,19 @@ fn the_calibration_beside_a_mask_is_the_frames_own_at_the_masks_size() {
     until([None, None], 80.0); // the last one, without one of its own
 }
 
+#[test]
+fn a_latched_calibration_from_before_the_node_is_used() {
+    let Some(mut peer) = Peer::start(55) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut once = calibration(1, 80.0);
+    (once["reliable"], once["latched"], once["readers"]) = (json!(true), json!(true), json!(0));
+    peer.ask(&once);
+    let _node = node(55, &[]);
+    read(&mut peer, "/camera/ood/camera_info", "info", folder.path());
+    let picture = grey("/camera/image_raw", (60, 100), [1, 5]);
+    peer.repeat(&picture, |line| line["type"] == "info" && line["k"][0] == json!(40.0));
+}
+
 /// The lowest 12 of 42 rows of 70 pixels show the bonnet, and all else is out of distribution.
 fn check_bonnet(event: &Value) {
     let (is_bonnet, is_seen): (Vec<bool>, Vec<bool>) = match event["topic"].as_str().unwrap() {

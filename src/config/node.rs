@@ -22,11 +22,15 @@ pub struct NodeConfig {
     pub rotation: u16,
     pub ego_mask: PathBuf,
     pub max_rate_hz: f64,
+    pub nominal_rate_hz: f64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub camera_settings: BTreeMap<String, CameraSettings>,
     pub transport: Transport,
     pub reliability: Reliability,
     pub silence_ms: u32,
+    pub writer_lock_ms: u32,
+    pub max_age_ms: u32,
+    pub allow_zero_stamp: bool,
     pub stale_after_ms: u32,
     pub budget_ms: u32,
     pub degrade_after_ms: u32,
@@ -44,6 +48,8 @@ pub struct NodeConfig {
     pub obstacle: ObstacleParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
+    pub overlay_alpha: f64,
+    pub autostart: bool,
     pub selftest_period_s: u32,
     pub hang_ms: u32,
     pub memory_limit_mb: u32,
@@ -73,12 +79,15 @@ pub struct CameraSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rate_hz: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub nominal_rate_hz: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ood_threshold: Option<Calibrated>,
 }
 
 impl CameraSettings {
     /// Its fields.
-    pub const KEYS: [&'static str; 4] = ["rotation", "ego_mask", "max_rate_hz", "ood_threshold"];
+    pub const KEYS: [&'static str; 5] =
+        ["rotation", "ego_mask", "max_rate_hz", "nominal_rate_hz", "ood_threshold"];
 }
 
 /// What counts as an obstacle; [`crate::obstacle::ObstacleConfig`] has the same fields.

@@ -15,6 +15,8 @@ pub struct RosArgs {
     pub help: bool,
     /// `--version`: print the version and end.
     pub version: bool,
+    /// `--check`: try the network and end.
+    pub check: bool,
     /// Whether log lines go to `/rosout`.
     pub rosout: bool,
     /// `--log-level` of the node, the last one given.
@@ -57,8 +59,9 @@ impl RosArgs {
                 _ if ros => parsed.ros_flag(&flag, &mut args)?,
                 "--help" | "-h" => parsed.help = true,
                 "--version" | "-V" => parsed.version = true,
+                "--check" => parsed.check = true,
                 _ => {
-                    let allowed = "--help, --version, or --ros-args before it";
+                    let allowed = "--help, --version, --check, or --ros-args before it";
                     return Err(Error::setting(flag, "not an argument of this program", allowed));
                 }
             }
@@ -273,8 +276,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `ROS_DOMAIN_ID`, `ROS_LOCALHOST_ONLY` and `ROS_AUTOMATIC_DISCOVERY_RANGE`; warns of
-    /// variables that other nodes obey and this one cannot.
+    /// Reads `ROS_DOMAIN_ID`, `ROS_LOCALHOST_ONLY` and `ROS_AUTOMATIC_DISCOVERY_RANGE`; warns by name
+    /// of variables that other nodes obey and this one cannot.
     ///
     /// # Errors
     /// [`Error::Setting`] with the rule, also where obeying is a matter of safety (`ROS_SECURITY_ENABLE`).
@@ -308,16 +311,37 @@ impl Network {
                 "false: this node has no DDS security and does not run without it in silence";
             return Err(Error::setting("ROS_SECURITY_ENABLE", "true", allowed));
         }
-        for name in ["ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER"] {
+        for (name, why) in NO_EFFECT {
             if let Some(value) = var(name) {
-                log::warn!(
-                    "{name}={value} has no effect: this DDS finds its peers by multicast only"
-                );
+                log::warn!("{name}={value} has no effect: {why}");
             }
+        }
+        if let Some(other) = var("RMW_IMPLEMENTATION").filter(|rmw| !DDS.contains(&rmw.as_str())) {
+            log::warn!(
+                "RMW_IMPLEMENTATION={other}: this node speaks DDS, as {} do",
+                DDS.join(", ")
+            );
         }
         Ok(Self { domain_id, localhost_only })
     }
 }
+
+/// Variables that other nodes obey and this one cannot, and why.
+const NO_EFFECT: [(&str, &str); 9] = [
+    ("ROS_STATIC_PEERS", "this DDS finds its peers by multicast only"),
+    ("ROS_DISCOVERY_SERVER", "this DDS finds its peers by multicast only"),
+    ("CYCLONEDDS_URI", "this DDS is RustDDS"),
+    ("FASTRTPS_DEFAULT_PROFILES_FILE", "this DDS is RustDDS"),
+    ("FASTDDS_DEFAULT_PROFILES_FILE", "this DDS is RustDDS"),
+    ("ROS_LOG_DIR", "this node writes no log files, it logs to the console and /rosout"),
+    ("RCL_LOGGING_IMPLEMENTATION", "this node logs to the console and /rosout"),
+    ("RCUTILS_COLORIZED_OUTPUT", "lines are never coloured"),
+    ("RCUTILS_LOGGING_BUFFERED_STREAM", "every line is written at once"),
+];
+
+/// Implementations of rmw whose nodes see this one.
+const DDS: [&str; 4] =
+    ["rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp", "rmw_cyclonedds_cpp", "rmw_connextdds"];
 
 /// Above it, a domain's UDP ports would not fit below 65536 (7400 + 250 * domain).
 const MAX_DOMAIN_ID: u16 = 232;

@@ -15,7 +15,7 @@ use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription}
 use serde::Serialize;
 
 use super::args::Network;
-use super::graph::Graph;
+use super::graph::{Graph, PARAMETER_EVENT};
 use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed, offer_type_hashes};
 use super::service::Service;
 use crate::Result;
@@ -36,9 +36,13 @@ impl Participant {
     /// # Errors
     /// [`crate::Error::Ros`] where there is no socket, no interface or no free participant number.
     pub(crate) fn new(network: Network, namespace: &str, name: &str) -> Result<Self> {
-        let what = || format!("joining ROS domain {} as {name}", network.domain_id);
+        let domain = network.domain_id;
+        let first = 7400 + 250 * u32::from(domain); // by the RTPS standard
+        let last = first + 249;
+        let what =
+            || format!("joining ROS domain {domain} (UDP ports {first} to {last}) as {name}");
         offer_type_hashes();
-        let mut builder = DomainParticipantBuilder::new(network.domain_id)
+        let mut builder = DomainParticipantBuilder::new(domain)
             .socket_receive_buffer_size(RECEIVE_BUFFER)
             .socket_send_buffer_size(SEND_BUFFER);
         if network.localhost_only {
@@ -84,6 +88,23 @@ impl Participant {
         reliable: bool,
     ) -> Result<Subscription<M>> {
         let topic = self.topic(name, type_name, &newest(reliable).build())?;
+        self.node(name)?.create_subscription(&topic, None).map_err(failed(|| name.to_owned()))
+    }
+
+    /// A subscription that asks for the last message from before it; only latched publishers match.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ros`].
+    pub(crate) fn subscribe_latched<M: 'static>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+    ) -> Result<Subscription<M>> {
+        let topic = self.topic(
+            name,
+            type_name,
+            &newest(true).durability(Durability::TransientLocal).build(),
+        )?;
         self.node(name)?.create_subscription(&topic, None).map_err(failed(|| name.to_owned()))
     }
 
@@ -157,7 +178,7 @@ impl Participant {
     /// [`crate::Error::Ros`].
     pub(crate) fn parameter_events(&mut self, name: &str) -> Result<Publisher<ParameterEvent>> {
         let qos = newest(true).history(History::KeepLast { depth: 1000 }).build();
-        self.publisher(name, "rcl_interfaces/msg/ParameterEvent", qos)
+        self.publisher(name, PARAMETER_EVENT, qos)
     }
 
     /// As [`Graph::read_topics`].

@@ -3,9 +3,13 @@
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use super::clock::{self, Followed};
+use super::finding::{Finding, ms, or_na, since, value};
+use super::rate::Pace;
+use super::stream::Stream;
+use super::writers::SeveralWriters;
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
 use crate::supervisor::Watch;
@@ -29,6 +33,12 @@ pub(crate) struct Input {
     pub(crate) lost: u64,
     /// When the last one came.
     pub(crate) newest: Option<Instant>,
+    /// How regularly they come.
+    pub(crate) pace: Option<Pace>,
+    /// More than one publisher was heard of late.
+    pub(crate) several: Option<SeveralWriters>,
+    /// Messages that were left out because they are another publisher's.
+    pub(crate) other_writers: u64,
     /// DDS participants after the first.
     pub(crate) rebuilds: u64,
 }
@@ -36,7 +46,8 @@ pub(crate) struct Input {
 /// What the kernel and the graph know, looked up every second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transport {
-    /// A sentence for each output with a reader that asks for more than is offered.
+    /// A sentence for each output with a reader that asks for more than is offered, or that somebody
+    /// else publishes too.
     pub(crate) unserved: Vec<String>,
     /// Bytes of socket buffer that the kernel grants, and that are asked for.
     pub(crate) receive_buffer: [u64; 2],
@@ -60,14 +71,15 @@ pub(crate) struct Health {
     /// From when to when every frame was late.
     over_budget: Option<(Instant, Instant)>,
     transport: Transport,
+    clock: Option<Followed>,
     process: Process,
     /// Self-tests passed, and what was wrong in the last one.
     tests: (u64, Option<String>),
     /// That of the last frame of any camera, and that of the parameters.
     mode: String,
     plan: String,
-    /// The GPU that was hoped for is not there.
-    on_cpu: bool,
+    /// A GPU is hoped for.
+    auto: bool,
     dropping: Option<Instant>,
     shown: BTreeMap<String, Shown>,
 }
@@ -85,7 +97,11 @@ struct Process {
 #[derive(Default)]
 struct Camera {
     name: String,
+    nominal_hz: f64,
     input: Input,
+    /// Since when there are publishers and nothing comes.
+    waiting: Option<Instant>,
+    stream: Stream,
     last: Option<FrameStatus>,
     refused: BTreeMap<String, u64>,
     /// When masks went out in the last [`WINDOW`].
@@ -150,17 +166,12 @@ fn dropping(ratio: f32) -> String {
     format!("{percent:.0} % of the images are replaced by newer ones; max_rate_hz leaves them out")
 }
 
-/// One status in the making.
-struct Finding {
-    level: u8,
-    message: String,
-    values: Vec<(String, String)>,
-}
-
 /// Rates and percentiles are over this long.
 const WINDOW: Duration = Duration::from_secs(10);
 /// A level returns to OK when it was for this long.
 const CLEAN: Duration = Duration::from_secs(2);
+/// Publishers of which nothing came are an error after this long.
+const MUTE: Duration = Duration::from_secs(5);
 /// Frames over the budget, or an active camera without masks, are an error after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -178,7 +189,9 @@ impl Health {
     pub(crate) fn new(node: String, config: &NodeConfig, model: Vec<(String, String)>) -> Self {
         let camera = |name: &String| {
             let input = Input { topic: format!("{name}/image_raw"), ..Input::default() };
-            Camera { name: name.clone(), input, ..Camera::default() }
+            let nominal_hz = config.of_camera(name).nominal_rate_hz;
+            let nominal_hz = nominal_hz.unwrap_or(config.nominal_rate_hz);
+            Camera { name: name.clone(), nominal_hz, input, ..Camera::default() }
         };
         Self {
             node,
@@ -190,12 +203,12 @@ impl Health {
             late: 0,
             over_budget: None,
             transport: Transport::default(),
+            clock: None,
             process: Process::default(),
             tests: (0, None),
             mode: String::new(),
             plan: config.plan.clone(),
-            on_cpu: config.model.device == "auto"
-                && model.iter().any(|(key, value)| key == "device" && value == "Cpu"),
+            auto: config.model.device == "auto",
             dropping: None,
             shown: BTreeMap::new(),
             model,
@@ -218,8 +231,20 @@ impl Health {
 
     pub(crate) fn input(&mut self, camera: usize, input: Input, now: Instant) {
         let camera = &mut self.cameras[camera];
+        let waits = input.publishers > 0 && input.newest.is_none();
+        camera.waiting = waits.then(|| camera.waiting.unwrap_or(now));
         camera.flow.push_back((now, [input.received, input.dropped]));
         camera.input = input;
+    }
+
+    /// What runs where; empty while there is no model.
+    pub(crate) fn model(&mut self, model: Vec<(String, String)>) {
+        self.model = model;
+    }
+
+    /// What is known of `/clock`; `None` where it is not followed.
+    pub(crate) fn clock(&mut self, clock: Option<Followed>) {
+        self.clock = clock;
     }
 
     pub(crate) fn transport(&mut self, transport: Transport, now: Instant) {
@@ -233,6 +258,7 @@ impl Health {
     pub(crate) fn frame(&mut self, camera: usize, status: FrameStatus, now: Instant) {
         let camera = &mut self.cameras[camera];
         camera.observe(&status, now);
+        camera.stream.frame(&status, now);
         if status.state == FrameStatus::OK {
             camera.published.push_back(now);
             camera.last_published = Some(now);
@@ -262,9 +288,10 @@ impl Health {
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
-        findings.push(("model".into(), self.model()));
+        findings.push(("model".into(), self.model_finding()));
         findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
+        findings.push(("clock".into(), clock::finding(self.clock, now)));
         let mut changed = false;
         let mut status = |(name, finding): (String, Finding)| {
             let first = Shown { level: u8::MAX, last_bad: None };
@@ -300,23 +327,32 @@ impl Health {
         let input = &camera.input;
         let refused = camera.last.as_ref().filter(|status| status.state != FrameStatus::OK);
         let age = input.newest.map(|newest| now.duration_since(newest));
+        let waited = camera.waiting.is_some_and(|since| now.duration_since(since) >= MUTE);
+        let mute = if waited { Level::ERROR } else { Level::WARN };
+        let odd = || camera.stream.oddity(input.pace, camera.nominal_hz, now);
         match (refused, &input.mismatch, age) {
             (Some(status), ..) => {
-                ("rejected", Level::ERROR, format!("{}: {}", status.reason, status.text))
+                let level = camera.stream.severity(&status.reason);
+                ("rejected", level, format!("{}: {}", status.reason, status.text))
             }
             _ if input.publishers == 0 => {
                 ("no_publisher", Level::WARN, format!("nobody publishes {}", input.topic))
             }
-            (_, Some(mismatch), _) => ("qos_mismatch", Level::WARN, mismatch.clone()),
-            (.., None) => {
-                ("waiting_image", Level::WARN, format!("nothing came yet on {}", input.topic))
+            (_, Some(mismatch), _) => ("qos_mismatch", mute, mismatch.clone()),
+            (.., None) if waited => {
+                let what = "it has a publisher, and no data comes: check reliability, durability, \
+                            socket buffers and network";
+                ("waiting_image", mute, format!("{}: {what}", input.topic))
             }
+            (.., None) => ("waiting_image", mute, format!("nothing came yet on {}", input.topic)),
             (.., Some(age)) if age > self.stale_after => {
                 ("stale", Level::ERROR, format!("the newest image came {} ms ago", age.as_millis()))
             }
-            _ => match camera.drop_ratio() {
-                ratio if ratio > DROPPING[1] => ("dropping", Level::ERROR, dropping(ratio)),
-                ratio if ratio > DROPPING[0] => ("dropping", Level::WARN, dropping(ratio)),
+            _ => match (camera.drop_ratio(), &input.several, odd()) {
+                (ratio, ..) if ratio > DROPPING[1] => ("dropping", Level::ERROR, dropping(ratio)),
+                (ratio, ..) if ratio > DROPPING[0] => ("dropping", Level::WARN, dropping(ratio)),
+                (_, Some(several), _) => ("active", Level::WARN, several.to_string()),
+                (.., Some(odd)) => ("active", Level::WARN, odd),
                 _ => ("active", Level::OK, "active".into()),
             },
         }
@@ -337,7 +373,9 @@ impl Health {
             value("dropped", &input.dropped),
             value("drop_ratio", &format!("{:.2}", camera.drop_ratio())),
             value("lost_in_transport", &input.lost),
+            value("other_writers", &input.other_writers),
         ];
+        values.extend(camera.stream.values(input.pace));
         let refused = camera.refused.iter();
         values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));
         Finding::new(level, message, values)
@@ -415,10 +453,12 @@ impl Health {
         Finding::new(level, message, values)
     }
 
-    fn model(&self) -> Finding {
+    fn model_finding(&self) -> Finding {
+        let is_cpu = |(key, value): &(String, String)| key == "device" && value == "Cpu";
         let (level, message) = match &self.tests.1 {
             Some(problem) => (Level::ERROR, problem.clone()),
-            None if self.on_cpu => {
+            None if self.model.is_empty() => (Level::OK, "not loaded: unconfigured".into()),
+            None if self.auto && self.model.iter().any(is_cpu) => {
                 let wish = "no GPU: running on the CPU; model.device: cpu says that it is meant";
                 (Level::ERROR, wish.into())
             }
@@ -495,12 +535,6 @@ impl Shown {
     }
 }
 
-impl Finding {
-    fn new(level: u8, message: impl Into<String>, values: Vec<(String, String)>) -> Self {
-        Self { level, message: message.into(), values }
-    }
-}
-
 /// Decoding, preprocessing, network and postprocessing of a frame.
 pub(crate) fn processing_ms(status: &FrameStatus) -> f32 {
     status.decode_ms + status.preprocess_ms + status.inference_ms + status.postprocess_ms
@@ -510,23 +544,6 @@ pub(crate) fn processing_ms(status: &FrameStatus) -> f32 {
 fn percentile(sorted: &[f32], percent: usize) -> Option<f32> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.max(1) - 1).copied()
-}
-
-fn value(key: &str, value: &dyn Display) -> (String, String) {
-    (key.to_owned(), value.to_string())
-}
-
-/// "n/a" rather than a number that was not measured.
-fn or_na(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "n/a".into(), |value| value.to_string())
-}
-
-fn ms(time: Option<f32>) -> String {
-    or_na(time.map(|ms| format!("{ms:.1}")))
-}
-
-fn since(time: Option<Instant>, now: Instant) -> String {
-    or_na(time.map(|time| now.duration_since(time).as_millis()))
 }
 
 #[cfg(test)]
@@ -570,14 +587,14 @@ mod tests {
         let topic = "/front/image_raw".to_owned();
         let input = Input { topic, publishers: 1, ..Input::default() };
         let mismatch = Some("set reliability: auto".to_owned());
-        health.input(0, Input { mismatch, ..input.clone() }, start);
+        health.input(0, Input { mismatch, ..input.clone() }, at(100));
         let message = expect(&mut health, 100, "qos_mismatch", Level::WARN);
         assert_eq!(message, "set reliability: auto");
-        health.input(0, input.clone(), start);
+        health.input(0, input.clone(), at(200));
         expect(&mut health, 200, "waiting_image", Level::WARN);
-        health.input(0, Input { newest: Some(at(300)), ..input.clone() }, start);
+        health.input(0, Input { newest: Some(at(300)), ..input.clone() }, at(300));
         expect(&mut health, 600, "active", Level::WARN); // not yet clean for long enough
-        health.input(0, Input { newest: Some(at(2200)), ..input.clone() }, start);
+        health.input(0, Input { newest: Some(at(2200)), ..input.clone() }, at(2200));
         expect(&mut health, 2300, "active", Level::OK);
         expect(&mut health, 2501, "stale", Level::ERROR);
         let (reason, text) = ("encoding".to_owned(), "rgb42 is not known".to_owned());
@@ -587,7 +604,7 @@ mod tests {
         assert_eq!(message, "encoding: rgb42 is not known");
         assert_eq!(find(&mut health, "dds", at(2600)).2["drops/encoding"], "1");
         health.frame(0, frame(5.0), at(2700));
-        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input }, start);
+        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input }, at(2700));
         expect(&mut health, 2800, "no_publisher", Level::WARN);
     }
 
@@ -644,7 +661,7 @@ mod tests {
         assert_eq!(values["rear/rate_hz"], "n/a");
         (0..30).for_each(|i| health.frame(1, frame(5.0), at(100 * i)));
         let (publishers, newest) = (1, Some(at(4000)));
-        health.input(1, Input { publishers, newest, ..Input::default() }, start);
+        health.input(1, Input { publishers, newest, ..Input::default() }, at(4000));
         let (level, message, values) = find(&mut health, "output", at(4000));
         assert_eq!((level, values["rear/rate_hz"].as_str()), (Level::ERROR, "3.0"), "{message}");
         assert_eq!(

@@ -1,11 +1,12 @@
 //! What discovery knows of the endpoints at the other end of our topics.
 
-use ros2_client::dds::rustdds::policy::Reliability;
+use ros2_client::dds::rustdds::policy::{Durability, Reliability};
 use ros2_client::dds::rustdds::qos::QosPolicyId;
-use ros2_client::dds::rustdds::{DomainParticipant, QosPolicies};
+use ros2_client::dds::rustdds::{DomainParticipant, QosPolicies, RTPSEntity};
 
 use super::context::{dds_name, newest};
 use super::raw::dds_type;
+use crate::msg::{DIAGNOSTIC_ARRAY, LOG};
 
 /// Discovery as one participant sees it.
 pub(crate) struct Graph {
@@ -14,6 +15,9 @@ pub(crate) struct Graph {
     offers: Vec<(String, QosPolicies)>,
 }
 
+/// Type of `/parameter_events`.
+pub(crate) const PARAMETER_EVENT: &str = "rcl_interfaces/msg/ParameterEvent";
+
 /// The publishers of one topic, of the type that is read; others do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Publishers {
@@ -21,6 +25,8 @@ pub(crate) struct Publishers {
     pub(crate) count: usize,
     /// Whether all of them are reliable.
     pub(crate) reliable: bool,
+    /// Whether all of them keep what they sent for late subscribers.
+    pub(crate) latched: bool,
     /// Why none of them matches a best-effort and a reliable subscription, with the fix.
     pub(crate) mismatch: [Option<String>; 2],
 }
@@ -46,6 +52,7 @@ impl Graph {
         Publishers {
             count: offers.len(),
             reliable: offers.iter().all(|o| o.reliability() != Some(Reliability::BestEffort)),
+            latched: offers.iter().all(|o| o.durability() >= Some(Durability::TransientLocal)),
             mismatch,
         }
     }
@@ -67,6 +74,28 @@ impl Graph {
             Some(output_mismatch(topic, &policy))
         };
         self.offers.iter().filter_map(sentence).collect()
+    }
+
+    /// A sentence for each of our outputs that somebody else publishes too, but for those that every
+    /// node has.
+    pub(crate) fn conflicts(&self) -> Vec<String> {
+        let shared = [DIAGNOSTIC_ARRAY, LOG, PARAMETER_EVENT].map(dds_type);
+        let own = self.participant.guid().prefix; // ours are discovered, too
+        let writers = self.participant.discovered_writers();
+        let others = writers.iter().filter(|w| w.writer_proxy.remote_writer_guid.prefix != own);
+        let others = others.map(|writer| &writer.publication_topic_data);
+        let others: Vec<_> = others.filter(|w| !shared.contains(&w.type_name)).collect();
+        let taken = |topic: &&String| {
+            let name = dds_name(topic);
+            others.iter().any(|writer| writer.topic_name == name)
+        };
+        let topics = self.offers.iter().map(|(topic, _)| topic).filter(taken);
+        let sentence = |topic| {
+            format!(
+                "output_conflict: {topic} has another publisher too; stop it or remap one of them"
+            )
+        };
+        topics.map(sentence).collect()
     }
 
     fn readers(&self) -> Vec<(String, QosPolicies)> {

@@ -11,15 +11,16 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
 use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
-use serde::de;
 
 use super::args::{Names, Network};
 use super::context::Participant;
 use super::diagnostics::Input;
 use super::graph::Publishers;
 use super::monitor::Report;
-use super::rate::RateLimit;
+use super::rate::{Arrivals, RateLimit};
+use super::seed::ImageSeed;
 use super::slot::{Slot, slot};
+use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
 use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
@@ -56,6 +57,25 @@ impl Payload {
             Self::Compressed(message) => message.header.clone(),
             Self::Undecodable(_) => Header::default(),
         }
+    }
+
+    /// Of what it holds beside its header.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        match self {
+            Self::Raw(image) => {
+                let Image { height, width, step, .. } = *image;
+                [height, width, step].iter().for_each(|field| sum.update(&field.to_le_bytes()));
+                sum.update(image.encoding.as_bytes());
+                sum.update(&image.data);
+            }
+            Self::Compressed(message) => {
+                sum.update(message.format.as_bytes());
+                sum.update(&message.data);
+            }
+            Self::Undecodable(problem) => sum.update(problem.as_bytes()),
+        }
+        sum.finalize()
     }
 }
 
@@ -124,6 +144,8 @@ impl Camera {
             lost: 0,
             gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
+            arrivals: Arrivals::default(),
+            writers: WriterLock::new(config.writer_lock_ms),
             newest: None,
             joined: (Instant::now(), 0),
             mismatch: None,
@@ -169,6 +191,8 @@ impl Camera {
 struct Source {
     compressed: bool,
     reliable: bool,
+    /// Of the calibrations: whether the last one from before is asked for.
+    latched: bool,
 }
 
 /// Calibrations as they come.
@@ -199,6 +223,8 @@ struct Ingest {
     lost: u64,
     gaps: Gaps,
     rate: RateLimit,
+    arrivals: Arrivals,
+    writers: WriterLock,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
     joined: (Instant, u64),
@@ -222,6 +248,7 @@ impl Ingest {
         let mut source = Source {
             compressed: self.transport == Transport::Compressed,
             reliable: self.reliability == Reliability::Reliable,
+            latched: false,
         };
         let mut first = Some(participant);
         while !self.links.stop.is_closed() {
@@ -245,14 +272,18 @@ impl Ingest {
 
     /// Reads with one participant until told to stop or the camera falls silent.
     async fn read(&mut self, mut participant: Participant, source: &mut Source) -> Result<()> {
-        // Best effort matches every publisher, and the next one comes with the next image.
-        let calibrations =
-            participant.subscribe::<CameraInfo>(&self.info, CAMERA_INFO.type_name, false)?;
-        let mut infos = calibrations.async_stream().boxed_local().fuse();
         loop {
+            let calibrations = if source.latched {
+                participant.subscribe_latched::<CameraInfo>(&self.info, CAMERA_INFO.type_name)
+            } else {
+                // Best effort matches every publisher, and the next one comes with the next image.
+                participant.subscribe(&self.info, CAMERA_INFO.type_name, false)
+            }?;
+            let mut infos = calibrations.async_stream().boxed_local().fuse();
             let topic = if source.compressed { &self.compressed } else { &self.raw };
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
+            self.writers.release();
             match self.follow(&mut participant, *source, &mut infos).await? {
                 Some(better) => *source = better,
                 None => return Ok(()),
@@ -311,7 +342,7 @@ impl Ingest {
                     if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
                         self.watchdog = Watchdog::new(silence_ms);
                     }
-                    let found = self.best(participant);
+                    let found = self.best(participant, source.latched);
                     let best = found.as_ref().map_or(source, |(best, _)| *best);
                     if best != source {
                         return Ok(Some(best));
@@ -324,8 +355,13 @@ impl Ingest {
                 }
                 message = messages.select_next_some() => match message {
                     Ok((payload, info)) => {
-                        self.lost += self.gaps.after(info.publisher_gid(), info.sequence_number());
-                        self.put(payload);
+                        let writer = info.publisher_gid();
+                        self.lost += self.gaps.after(writer, info.sequence_number());
+                        if self.writers.admits(writer, Instant::now()) {
+                            self.put(payload);
+                        } else {
+                            self.keep_buffer(payload);
+                        }
                     }
                     Err(ReadError::Deserialization { reason }) => {
                         self.put(Payload::Undecodable(reason));
@@ -353,7 +389,7 @@ impl Ingest {
     }
 
     /// The source to read, given the publishers that are known, and these; `None` while there are none.
-    fn best(&self, participant: &Participant) -> Option<(Source, Publishers)> {
+    fn best(&self, participant: &Participant, latched: bool) -> Option<(Source, Publishers)> {
         let graph = participant.graph();
         let known = |topic: &str, type_name| {
             let publishers = graph.publishers(topic, type_name);
@@ -371,7 +407,8 @@ impl Ingest {
             Reliability::Reliable => true,
             Reliability::BestEffort => false,
         };
-        Some((Source { compressed, reliable }, publishers))
+        let latched = known(&self.info, CAMERA_INFO.type_name).map_or(latched, |info| info.latched);
+        Some((Source { compressed, reliable, latched }, publishers))
     }
 
     /// Tells how the input is; logs a QoS mismatch when it is found.
@@ -398,22 +435,31 @@ impl Ingest {
             dropped: self.dropped,
             lost: self.lost,
             newest: self.newest,
+            pace: self.arrivals.pace(),
+            several: self.writers.several(Instant::now()),
+            other_writers: self.writers.refused(),
             rebuilds: self.joined.1,
         };
         // No room: the next one, 100 ms later, says the same and more.
         drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
+    /// The buffer of a message that goes no further.
+    fn keep_buffer(&self, payload: Payload) {
+        if let Payload::Raw(image) = payload {
+            drop(self.buffers.try_send(image.data)); // full: the allocator takes it
+        }
+    }
+
     fn put(&mut self, payload: Payload) {
         let received = Instant::now();
         self.watchdog.message(received);
+        self.arrivals.message(received);
         self.newest = Some(received);
         self.sequence += 1;
         if !self.rate.admits(received) {
             self.limited += 1;
-            if let Payload::Raw(image) = payload {
-                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
-            }
+            self.keep_buffer(payload);
             return;
         }
         self.slot.put(|unread| {
@@ -483,114 +529,9 @@ impl Watchdog {
     }
 }
 
-/// Decodes `sensor_msgs/Image` with its pixels copied once, into a buffer that was used before.
-#[derive(Clone)]
-struct ImageSeed {
-    recycled: Receiver<Vec<u8>>,
-    max_bytes: usize,
-}
-
-impl<'de> de::DeserializeSeed<'de> for ImageSeed {
-    type Value = Image;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Image, D::Error> {
-        deserializer.deserialize_tuple(7, self)
-    }
-}
-
-impl<'de> de::Visitor<'de> for ImageSeed {
-    type Value = Image;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("sensor_msgs/Image")
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut fields: A) -> Result<Image, A::Error> {
-        fn next<'de, T: de::Deserialize<'de>, A: de::SeqAccess<'de>>(
-            fields: &mut A,
-        ) -> Result<T, A::Error> {
-            fields.next_element()?.ok_or_else(|| de::Error::custom("the message ends early"))
-        }
-        let mut image = Image {
-            header: next(&mut fields)?,
-            height: next(&mut fields)?,
-            width: next(&mut fields)?,
-            encoding: next(&mut fields)?,
-            is_bigendian: next(&mut fields)?,
-            step: next(&mut fields)?,
-            data: self.recycled.try_recv().unwrap_or_default(),
-        };
-        image.data.clear();
-        let filled = Pixels { into: &mut image.data, max_bytes: self.max_bytes };
-        fields.next_element_seed(filled)?.ok_or_else(|| de::Error::custom("no pixels"))?;
-        Ok(image)
-    }
-}
-
-/// Copies a byte sequence, at most `max_bytes` of it: an image that needs more is refused by its size.
-struct Pixels<'a> {
-    into: &'a mut Vec<u8>,
-    max_bytes: usize,
-}
-
-impl<'de> de::DeserializeSeed<'de> for Pixels<'_> {
-    type Value = ();
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_bytes(self)
-    }
-}
-
-impl<'de> de::Visitor<'de> for Pixels<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a byte sequence")
-    }
-
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
-        self.into.extend_from_slice(&bytes[..bytes.len().min(self.max_bytes)]);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::marker::PhantomData;
-
-    use ros2_client::dds::rustdds::RepresentationIdentifier;
-    use ros2_client::dds::rustdds::no_key::Decode;
-    use ros2_client::dds::rustdds::serialization::CdrDeserializeSeedDecoder;
-
     use super::*;
-
-    fn seeded(bytes: &[u8], recycled: &[u8], max_bytes: usize) -> Option<Image> {
-        let (buffers, receiver) = bounded(1);
-        buffers.send(recycled.to_vec()).unwrap();
-        let seed = ImageSeed { recycled: receiver, max_bytes };
-        let decoder = CdrDeserializeSeedDecoder::new(seed, PhantomData::<()>);
-        let body = &bytes[4..]; // after the encapsulation header
-        decoder.decode_bytes(body, RepresentationIdentifier::CDR_LE).ok()
-    }
-
-    #[test]
-    fn the_seed_reads_what_the_derived_code_writes() {
-        let image = Image {
-            header: crate::msg::Header { frame_id: "front".into(), ..Default::default() },
-            height: 2,
-            width: 3,
-            encoding: "mono8".into(),
-            step: 4,
-            data: (1..=8).collect(),
-            ..Default::default()
-        };
-        let bytes = cdr::serialize::<_, _, cdr::CdrLe>(&image, cdr::Infinite).unwrap();
-        assert_eq!(seeded(&bytes, b"an older frame", 64), Some(image));
-        assert_eq!(seeded(&bytes, b"", 5).unwrap().data, [1, 2, 3, 4, 5]);
-        for cut in 4..bytes.len() {
-            assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
-        }
-    }
 
     #[test]
     fn a_gap_is_counted_within_the_messages_of_one_publisher() {

@@ -5,18 +5,25 @@
 //! ```
 //!
 //! Every thread reports to `monitor`, whose own thread publishes `/diagnostics`, latencies and `/rosout`.
+//! Between batch and pipeline `stamps` refuses frames whose time cannot be true, on the time of `clock`.
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->
 //! ingest threads return -> their slots close -> the loop of the node ends.
 
 mod args;
 mod batch;
 mod calibration;
+mod clock;
+mod console;
 mod context;
+mod counts;
 mod diagnostics;
 mod e2e;
 mod endurance;
+mod finding;
 mod graph;
 mod ingest;
+mod lifecycle;
+mod loaded;
 mod mode;
 mod monitor;
 mod node;
@@ -27,9 +34,15 @@ mod publish;
 mod rate;
 pub mod raw;
 mod rosout;
+mod seed;
 mod service;
 mod slot;
+mod stamps;
+mod stream;
+mod writers;
 
 pub use args::{Names, Network, RosArgs};
+pub use console::Console;
+pub use loaded::{Load, Loaded};
 pub use node::{Node, Process};
 pub use rosout::{Line, Tee};

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, never, select, tick};
 use ros2_client::Publisher;
 
 use super::args::Names;
+use super::clock::Followed;
 use super::context::Participant;
 use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::graph::Graph;
@@ -31,6 +32,10 @@ pub(crate) enum Report {
     Input(usize, Input),
     /// What became of a camera's frame.
     Frame(usize, FrameStatus),
+    /// What runs where; empty while there is no model.
+    Model(Vec<(String, String)>),
+    /// What is known of `/clock`, while it is followed.
+    Clock(Option<Followed>),
     /// What came of a self-test, without a camera.
     SelfTest(Result<(), String>),
 }
@@ -156,6 +161,8 @@ impl Speaker {
     fn hear(&mut self, report: Report) {
         match report {
             Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
+            Report::Model(model) => self.health.model(model),
+            Report::Clock(clock) => self.health.clock(clock),
             Report::SelfTest(result) => self.health.self_test(result),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
@@ -195,9 +202,11 @@ impl Speaker {
         }
     }
 
-    /// What the kernel and discovery know now; a reader that gets nothing is logged once.
+    /// What the kernel and discovery know now; a reader that gets nothing and another
+    /// publisher of an output are logged once.
     fn transport(&mut self) -> Transport {
-        let unserved = self.graph.unserved();
+        let mut unserved = self.graph.unserved();
+        unserved.extend(self.graph.conflicts());
         let new = unserved.iter().filter(|sentence| !self.unserved.contains(sentence));
         new.for_each(|sentence| log::warn!("{sentence}"));
         self.unserved.clone_from(&unserved);

@@ -1,20 +1,22 @@
 //! The loop of the node: newest frames of the cameras, pipeline, topics, status; for every frame,
 //! whatever became of it.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::args::{Names, Network};
 use super::batch::Batcher;
 use super::calibration::Calibrations;
+use super::clock::Clock;
+use super::counts::{Counts, reason};
 use super::diagnostics::{Health, processing_ms};
 use super::e2e::{Identity, run_id};
 use super::endurance::{Endurance, Verdict};
 use super::ingest::{Camera, Frame, Links, Payload};
+use super::lifecycle::State;
+use super::loaded::{Load, Loaded, facts, limits, view};
 use super::mode::{Ladder, Mode};
 use super::monitor::{Monitor, ROOM, Report};
 use super::operating;
@@ -22,10 +24,12 @@ use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
 use super::rosout::Line;
+use super::stamps::{Rules, Stamps};
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
+use crate::model::Fused;
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
-use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View, panic_text};
+use crate::pipeline::{Pipeline, Planes, Prediction, View, panic_text};
 use crate::selftest::SelfTest;
 use crate::supervisor::{Phase, Pulse, Watch};
 use crate::window::Plan;
@@ -35,11 +39,16 @@ use crate::{Error, Result};
 pub struct Node {
     cameras: Vec<Camera>,
     outputs: Outputs,
-    pipeline: Pipeline,
+    /// From being configured to being cleaned up.
+    loaded: Option<Loaded>,
+    load: Load,
+    active: bool,
     services: Services,
     config: NodeConfig,
     views: Vec<View>,
     calibrations: Vec<Calibrations>,
+    clock: Clock,
+    stamps: Vec<Stamps>,
     batcher: Batcher,
     enabled: bool,
     counts: Vec<Counts>,
@@ -47,8 +56,8 @@ pub struct Node {
     monitor: Monitor,
     reports: Sender<Report>,
     watch: Watch,
-    pulse: Pulse,
-    selftest: SelfTest,
+    /// None while a network is loaded.
+    pulse: Option<Pulse>,
     tested: Instant,
     endurance: Endurance,
     /// Of each camera the status of the frame in work.
@@ -67,31 +76,15 @@ pub struct Process {
     pub log: Receiver<Line>,
     /// The supervisor.
     pub watch: Watch,
-    /// That of the pipeline, passed once.
-    pub selftest: SelfTest,
+    /// Loads the model when the node is configured.
+    pub load: Load,
 }
-
-/// What became of a camera's messages.
-#[derive(Clone, Debug, Default)]
-struct Counts {
-    received: u64,
-    dropped: u64,
-    limited: u64,
-    segmented: u64,
-    refused: BTreeMap<&'static str, Refused>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Refused {
-    count: u64,
-    logged: Instant,
-}
-
-/// A reason is logged when it first occurs and then at most this often, with its count.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How long the loop waits for frames before it looks at what is due without any.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The loop's name to the supervisor.
+const PULSE: &str = "frames";
 
 /// What a status says about a frame without obstacles.
 const CLASSES_ONLY: &str = "frames take longer than budget_ms: nothing is known about obstacles";
@@ -107,7 +100,8 @@ struct Job {
 }
 
 impl Node {
-    /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes.
+    /// Joins DDS and starts the cameras; both they and the loop end when the stop channel closes. With a
+    /// network the node is active, without one it is unconfigured.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS cannot start, [`Error::Setting`] for a name that ROS does not allow,
@@ -116,16 +110,14 @@ impl Node {
         names: &Names,
         network: Network,
         config: NodeConfig,
-        pipeline: Pipeline,
-        Process { stop, log, watch, selftest }: Process,
+        loaded: Option<Loaded>,
+        Process { stop, log, watch, load }: Process,
     ) -> Result<Self> {
-        let views = config.cameras.iter().map(|camera| view(camera, &config, &pipeline));
+        let views = config.cameras.iter().map(|camera| view(camera, &config));
         let views = views.collect::<Result<Vec<_>>>()?;
-        let classes = pipeline.model().config().classes.clone();
-        let mut outputs = Outputs::new(names, network, &config, classes)?;
-        operating::log(&pipeline, &config);
+        let mut outputs = Outputs::new(names, network, &config)?;
         let (reports, heard) = bounded(ROOM);
-        let health = Health::new(names.node().to_owned(), &config, facts(&pipeline, &config));
+        let health = Health::new(names.node().to_owned(), &config, Vec::new());
         let monitor =
             Monitor::start(outputs.participant(), names, (health, watch.clone()), heard, log)?;
         let start = |(camera, name): (usize, &String)| {
@@ -136,41 +128,92 @@ impl Node {
         let cameras = config.cameras.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?;
         let unread = cameras.iter().map(|camera| camera.calibrations.clone());
         let calibrations = unread.map(Calibrations::new).collect();
+        let mut clock = Clock::new(names.topic("/clock")?, reports.clone());
+        clock.follow(config.use_sim_time, outputs.participant())?;
+        let stamps = config.cameras.iter().cloned().map(Stamps::new).collect();
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
-        let services = Services::start(participant, names, config.clone(), stop.clone())?;
+        let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
+        let services = Services::start(participant, names, (config.clone(), state), stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         let in_work = vec![None; cameras.len()];
-        let plan = pipeline.config().plan;
+        let plan = config.plan.parse()?;
         let ladder = Ladder::new(plan, config.budget_ms, config.degrade_after_ms);
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
-        Ok(Self {
+        let mut node = Self {
             cameras,
             outputs,
-            pipeline,
+            loaded: None,
+            load,
+            active: loaded.is_some(),
             services,
             config,
             enabled: true,
             views,
             calibrations,
+            clock,
+            stamps,
             batcher,
             counts,
             stop,
             monitor,
             reports,
-            pulse: watch.pulse("frames"),
+            pulse: Some(watch.pulse(PULSE)),
             watch,
-            selftest,
             tested: Instant::now(),
             endurance: Endurance::default(),
             received: vec![None; in_work.len()],
             in_work,
             ladder,
             run_id: run_id(),
-        })
+        };
+        node.replace(loaded);
+        Ok(node)
+    }
+
+    /// Uses another network, or none, from now on.
+    fn replace(&mut self, loaded: Option<Loaded>) {
+        self.loaded = loaded;
+        let facts = self.loaded.as_ref().map(|loaded| facts(&loaded.pipeline, &self.config));
+        // The channel has room for many more reports than come before the monitor reads.
+        drop(self.reports.try_send(Report::Model(facts.unwrap_or_default())));
+        if let Some(Loaded { pipeline, .. }) = &self.loaded {
+            operating::log(pipeline, &self.config);
+            let calibrated = pipeline.calibrated().ood_threshold;
+            for (view, camera) in self.views.iter_mut().zip(&self.config.cameras) {
+                let own = self.config.of_camera(camera).ood_threshold;
+                view.ood_threshold = own.map(|threshold| threshold.or(calibrated));
+            }
+            let plan = pipeline.config().plan;
+            self.ladder = Ladder::new(plan, self.config.budget_ms, self.config.degrade_after_ms);
+            self.outputs.set_classes(pipeline.model().config().classes.clone());
+        }
+    }
+
+    /// Does what the lifecycle asks for; false when it failed, after saying why.
+    fn carry_out(&mut self, doing: State) -> bool {
+        match doing {
+            State::Configuring => {
+                self.pulse = None; // loading takes the time it takes
+                let loaded = (self.load)(&self.config);
+                self.pulse = Some(self.watch.pulse(PULSE));
+                match loaded {
+                    Ok(loaded) => self.replace(Some(loaded)),
+                    Err(error) => {
+                        log::error!("not configured: {}", error.chain());
+                        return false;
+                    }
+                }
+            }
+            State::CleaningUp => self.replace(None),
+            State::Activating => self.active = true,
+            State::Deactivating | State::ShuttingDown => self.active = false,
+            State::Unconfigured | State::Inactive | State::Active | State::Finalized => {}
+        }
+        true
     }
 
     /// Segments frames until the cameras end, then logs what became of all of them.
@@ -186,7 +229,7 @@ impl Node {
             log::info!("{name}: {counts}");
         }
         self.stop.close(); // for the cameras, when it is the GPU that ended the loop
-        drop(self.reports);
+        drop((self.reports, self.clock)); // the monitor ends with the last of them
         let joined = self.cameras.into_iter().try_for_each(Camera::join);
         ended.and(joined).and(self.services.join()).and(self.monitor.join())
     }
@@ -195,9 +238,18 @@ impl Node {
         while !self.stop.is_closed() {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
-            self.pulse.beat();
+            self.pulse.iter().for_each(Pulse::beat);
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
+            }
+            if let Ok(doing) = self.services.doing.try_recv() {
+                let well = self.carry_out(doing);
+                if self.services.done.try_send(well).is_err() {
+                    log::warn!("nobody waits for the end of {doing:?}");
+                }
+                if doing == State::ShuttingDown {
+                    break;
+                }
             }
             self.look_at(frames)?;
             self.self_test()?;
@@ -209,9 +261,12 @@ impl Node {
     /// Uses what the services were told; a camera with a threshold of its own keeps it.
     fn configure(&mut self, settings: Settings) -> Result<()> {
         let Settings { config, enabled } = settings;
-        let calibrated = self.pipeline.calibrated();
-        self.pipeline.set_ood_threshold(config.ood_threshold.or(calibrated.ood_threshold))?;
+        if let Some(Loaded { pipeline, .. }) = &mut self.loaded {
+            let calibrated = pipeline.calibrated();
+            pipeline.set_ood_threshold(config.ood_threshold.or(calibrated.ood_threshold))?;
+        }
         self.outputs.configure(&config);
+        self.clock.follow(config.use_sim_time, self.outputs.participant())?;
         if config.silence_ms != self.config.silence_ms {
             self.cameras.iter_mut().for_each(|camera| camera.set_silence_ms(config.silence_ms));
         }
@@ -239,7 +294,7 @@ impl Node {
             }
             failure
         });
-        let cuda = self.pipeline.model().device().is_cuda();
+        let cuda = self.model().is_some_and(|model| model.device().is_cuda());
         match self.endurance.judge(failure.as_ref(), cuda, Instant::now()) {
             Verdict::GoOn => Ok(()),
             Verdict::Test => self.prove(SelfTest::all),
@@ -249,7 +304,7 @@ impl Node {
 
     /// Pixels of a message, about; a window's at least.
     fn pixels(&self, payload: &Payload) -> u64 {
-        let limits = &self.pipeline.config().limits;
+        let limits = limits(&self.config);
         let most = u64::from(limits.max_width) * u64::from(limits.max_height);
         let pixels = match payload {
             Payload::Raw(image) => u64::from(image.height) * u64::from(image.width),
@@ -260,7 +315,12 @@ impl Node {
     }
 
     fn window_pixels(&self) -> u64 {
-        self.pipeline.model().config().window.map(i64::unsigned_abs).iter().product()
+        let window = self.model().map_or([0, 0], |model| model.config().window);
+        window.map(i64::unsigned_abs).iter().product()
+    }
+
+    fn model(&self) -> Option<&Fused> {
+        self.loaded.as_ref().map(|loaded| loaded.pipeline.model())
     }
 
     /// Asks the network for the next known picture when it is time and no frame waits; when frames
@@ -278,7 +338,8 @@ impl Node {
 
     fn prove(&mut self, test: fn(&mut SelfTest, &Pipeline) -> Result<()>) -> Result<()> {
         let (watch, pixels) = (self.watch.clone(), self.window_pixels());
-        let result = watch.watched(pixels, || test(&mut self.selftest, &self.pipeline));
+        let Some(Loaded { pipeline, selftest }) = &mut self.loaded else { return Ok(()) };
+        let result = watch.watched(pixels, || test(selftest, pipeline));
         let told = result.as_ref().map(|_| ()).map_err(Error::chain);
         drop(self.reports.try_send(Report::SelfTest(told))); // no room: the next one
         result
@@ -296,7 +357,7 @@ impl Node {
             let mut status = self.begin(camera, &frame);
             self.in_work[camera] = Some(status.clone());
             self.received[camera] = Some(frame.received);
-            match self.image(frame.payload, &mut status) {
+            match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.outputs.wanted(camera);
@@ -306,9 +367,10 @@ impl Node {
             }
         }
         let frames = jobs.iter().map(|job| (&job.image, &self.views[job.camera], job.planes));
-        let predictions = self.pipeline.run_batch(&frames.collect::<Vec<_>>());
+        let frames: Vec<_> = frames.collect();
+        let predictions = self.loaded.as_ref().map(|loaded| loaded.pipeline.run_batch(&frames));
         let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        for (job, prediction) in jobs.into_iter().zip(predictions) {
+        for (job, prediction) in jobs.into_iter().zip(predictions.unwrap_or_default()) {
             let Job { camera, mut status, image, calibration, .. } = job;
             let stamp = image.header.stamp;
             self.cameras[camera].recycle(image.data);
@@ -328,16 +390,22 @@ impl Node {
 
     /// The status of a frame that nothing is known about yet.
     fn begin(&self, camera: usize, frame: &Frame) -> FrameStatus {
-        let threshold = self.pipeline.config().ood_threshold;
+        // Without a network that of the parameters, if it is not left to the calibration.
+        let told = || self.config.ood_threshold.or(f32::NAN);
+        let used = self.loaded.as_ref().map(|loaded| loaded.pipeline.config().ood_threshold);
+        let threshold = used.unwrap_or_else(told);
         FrameStatus {
             camera: self.config.cameras[camera].clone(),
             sequence: frame.sequence,
             dropped: frame.dropped,
             limited: frame.limited,
             wait_ms: milliseconds(frame.received.elapsed()),
-            score: self.pipeline.config().score.to_string(),
+            score: self.config.score.clone(),
             ood_threshold: self.views[camera].ood_threshold.unwrap_or(threshold),
-            model_sha256: self.pipeline.model().config().sha256.clone(),
+            model_sha256: self
+                .model()
+                .map(|model| model.config().sha256.clone())
+                .unwrap_or_default(),
             mode: self.ladder.mode().to_string(),
             run_id: self.run_id,
             ..FrameStatus::default()
@@ -345,21 +413,33 @@ impl Node {
     }
 
     /// Pixels from the message; what is learnt on the way goes into `status`.
-    fn image(&self, payload: Payload, status: &mut FrameStatus) -> Result<Image> {
+    fn image(
+        &mut self,
+        camera: usize,
+        payload: Payload,
+        status: &mut FrameStatus,
+    ) -> Result<Image> {
         let start = Instant::now();
         #[cfg(feature = "fault-injection")]
         crate::fault::frame();
         status.header = payload.header();
+        if !self.active {
+            return Err(Error::Inactive);
+        }
         if !self.enabled {
             return Err(Error::Disabled);
         }
         if self.ladder.mode() == Mode::NoResult {
             return Err(Error::TooSlow);
         }
+        if !matches!(payload, Payload::Undecodable(_)) {
+            let rules = Rules::of(&self.config);
+            self.stamps[camera].check(&payload, self.clock.now(), rules)?;
+        }
         let image = match payload {
             Payload::Raw(image) => image,
             Payload::Compressed(message) => {
-                Image::from_compressed(&message, &self.pipeline.config().limits)?
+                Image::from_compressed(&message, &limits(&self.config))?
             }
             Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
@@ -386,9 +466,9 @@ impl Node {
         let (received, budget) = (self.received[camera], self.config.budget_ms as f32);
         status.age_ms = received.map_or(0.0, |received| milliseconds(received.elapsed()));
         status.late = status.age_ms > budget;
-        let stamp = status.header.stamp;
-        status.latency_ms = if self.config.use_sim_time { f32::NAN } else { since(stamp) };
-        self.count(camera, &status, published.as_ref().err());
+        status.latency_ms =
+            self.clock.now().map_or(f32::NAN, |now| since(status.header.stamp, now));
+        self.counts[camera].count(&status, published.as_ref().err());
         match &published {
             Ok(()) => self.pace(Some(processing_ms(&status))),
             Err(Error::TooSlow) => self.pace(None),
@@ -408,62 +488,12 @@ impl Node {
         let mode = self.ladder.mode();
         let level = if self.ladder.is_degraded() { log::Level::Warn } else { log::Level::Info };
         log::log!(level, "mode {mode}: frames are held to budget_ms = {}", self.config.budget_ms);
+        let Some(Loaded { pipeline, .. }) = &mut self.loaded else { return };
         match mode {
-            Mode::Full(plan) => self.pipeline.set_effort(plan, true),
-            Mode::SegmentorOnly | Mode::NoResult => self.pipeline.set_effort(Plan::Single, false),
+            Mode::Full(plan) => pipeline.set_effort(plan, true),
+            Mode::SegmentorOnly | Mode::NoResult => pipeline.set_effort(Plan::Single, false),
         }
     }
-
-    fn count(&mut self, camera: usize, status: &FrameStatus, error: Option<&Error>) {
-        let counts = &mut self.counts[camera];
-        (counts.received, counts.dropped) = (status.sequence, status.dropped);
-        counts.limited = status.limited;
-        let Some(error) = error else {
-            counts.segmented += 1;
-            return;
-        };
-        let now = Instant::now();
-        let unheard = Refused { count: 0, logged: now };
-        let refused = counts.refused.entry(reason(error)).or_insert(unheard);
-        refused.count += 1;
-        if refused.count == 1 || now.duration_since(refused.logged) >= LOG_EVERY {
-            refused.logged = now;
-            let (camera, count) = (&status.camera, refused.count);
-            log::warn!("{camera}: no masks ({count} times so far): {}", status.text);
-        }
-    }
-}
-
-/// What runs where, for people.
-fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, String)> {
-    let model = pipeline.model().config();
-    let fact = |key: &str, value: &dyn fmt::Display| (key.to_owned(), value.to_string());
-    let mut facts = vec![
-        fact("weights", &config.model.weights.display()),
-        fact("sha256", &model.sha256),
-        fact("architecture", &model.architecture),
-        fact("variant", &model.variant()),
-        fact("device", &format!("{:?}", pipeline.model().device())),
-        fact("precision", &config.model.precision),
-        fact("plan", &config.plan),
-        fact("score", &pipeline.config().score),
-    ];
-    facts.extend(operating::facts(pipeline, config));
-    facts
-}
-
-/// How the camera of this name is seen.
-fn view(camera: &str, config: &NodeConfig, pipeline: &Pipeline) -> Result<View> {
-    let own = config.of_camera(camera);
-    let rotation = Rotation::from_degrees(own.rotation.unwrap_or(config.rotation).into())?;
-    let mask = own.ego_mask.as_ref().unwrap_or(&config.ego_mask);
-    let limits = &pipeline.config().limits;
-    let has_mask = !mask.as_os_str().is_empty();
-    let ego_mask = has_mask.then(|| EgoMask::read_file(mask, limits)).transpose()?;
-    let calibrated = pipeline.calibrated().ood_threshold;
-    let ood_threshold = own.ood_threshold.map(|threshold| threshold.or(calibrated));
-    let resolution = config.output_resolution.parse()?;
-    Ok(View { rotation, ego_mask, ood_threshold, resolution })
 }
 
 /// What the prediction says about itself, into the status.
@@ -474,30 +504,6 @@ fn note(status: &mut FrameStatus, prediction: &Prediction, batch: u32) {
     status.inference_ms = prediction.timing.inference_ms;
     status.postprocess_ms = prediction.timing.postprocess_ms;
     status.batch = batch;
-}
-
-/// The fixed name of what went wrong with a frame.
-fn reason(error: &Error) -> &'static str {
-    match error {
-        Error::Frame(reject) => reject.name(),
-        Error::NotFinite { .. } => "not_finite",
-        Error::Setting { .. } => "setting", // an ego mask of another size
-        Error::Disabled => "disabled",
-        Error::TooSlow => "too_slow",
-        Error::Panicked { .. } => "panic_recovered",
-        _ => "inference",
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { received, dropped, limited, segmented, refused } = self;
-        write!(f, "{received} messages, {segmented} segmented, {dropped} replaced by newer ones")?;
-        if *limited > 0 {
-            write!(f, ", {limited} above max_rate_hz")?;
-        }
-        refused.iter().try_for_each(|(reason, refused)| write!(f, ", {} {reason}", refused.count))
-    }
 }
 
 /// Says once, with the remedy, that the kernel will drop raw images.
@@ -518,9 +524,9 @@ fn milliseconds(time: Duration) -> f32 {
     (time.as_secs_f64() * 1e3) as f32
 }
 
-/// Milliseconds on the system's clock since a stamp; negative when it lies in the future.
+/// Milliseconds from a stamp to `now`; negative when it lies in the future.
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds need no more digits")]
-fn since(stamp: Stamp) -> f32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ((now.as_secs_f64() - f64::from(stamp.sec) - f64::from(stamp.nanosec) * 1e-9) * 1e3) as f32
+#[expect(clippy::cast_precision_loss, reason = "milliseconds need no more digits")]
+fn since(stamp: Stamp, now: Stamp) -> f32 {
+    ((now.nanos() - stamp.nanos()) as f64 / 1e6) as f32
 }

@@ -1,4 +1,5 @@
-//! The services by which a running node is asked and changed: its parameters, and `~/enable`.
+//! The services by which a running node is asked and changed: its parameters, `~/enable`, and those of
+//! its lifecycle.
 //!
 //! They live on a thread of their own, which holds the one true settings; every accepted change goes to
 //! the loop of the node through a slot, and the next frame uses it. Answers as rclcpp gives them.
@@ -25,8 +26,11 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Names;
 use super::context::Participant;
+use super::lifecycle::{
+    ChangeStateResponse, Empty, Lifecycle, State, TRANSITION_EVENT, Transition,
+};
 use super::raw::failed;
-use super::service::Service;
+use super::service::{Request, Service};
 use super::slot::{Slot, slot};
 use crate::config::{Change, Kind, NodeConfig, Parameter, Value};
 use crate::{Error, Result, msg};
@@ -44,6 +48,10 @@ pub(crate) struct Settings {
 pub(crate) struct Services {
     /// The newest settings, after every change.
     pub(crate) changes: Receiver<Settings>,
+    /// What the lifecycle wants done, one at a time,
+    pub(crate) doing: Receiver<State>,
+    /// and whether it was.
+    pub(crate) done: smol::channel::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -55,6 +63,8 @@ struct Server {
     values: Vec<(Parameter, Value)>,
     slot: Slot<Settings>,
     events: Publisher<ParameterEvent>,
+    lifecycle: Lifecycle,
+    doing: Slot<State>,
 }
 
 /// `std_srvs/srv/SetBool`.
@@ -69,11 +79,11 @@ struct SetBoolResponse {
     message: String,
 }
 
-/// A message in, a message out, both CDR with encapsulation.
-type Answer = fn(&mut Server, &[u8]) -> Result<Vec<u8>>;
+/// A message in, a message out, both CDR with encapsulation; none where the answer has to wait.
+type Answer = fn(&mut Server, &[u8]) -> Result<Option<Vec<u8>>>;
 
 /// Name below the node's, package and type, and who answers.
-const SERVICES: [(&str, &str, &str, Answer); 7] = [
+const SERVICES: [(&str, &str, &str, Answer); 12] = [
     ("list_parameters", RCL, "ListParameters", |server, m| answer(m, |q| server.list(&q))),
     ("get_parameters", RCL, "GetParameters", |server, m| answer(m, |q| server.get(&q))),
     ("get_parameter_types", RCL, "GetParameterTypes", |server, m| answer(m, |q| server.types(&q))),
@@ -85,25 +95,39 @@ const SERVICES: [(&str, &str, &str, Answer); 7] = [
         answer(m, |q| server.set_atomically(q))
     }),
     ("enable", "std_srvs", "SetBool", |server, m| answer(m, |q| server.enable(q))),
+    ("change_state", LIFECYCLE, "ChangeState", Server::change_state),
+    ("get_state", LIFECYCLE, "GetState", |server, m| {
+        answer(m, |_: Empty| server.lifecycle.get_state())
+    }),
+    ("get_available_states", LIFECYCLE, "GetAvailableStates", |_, m| {
+        answer(m, |_: Empty| Lifecycle::states())
+    }),
+    ("get_available_transitions", LIFECYCLE, "GetAvailableTransitions", |server, m| {
+        answer(m, |_: Empty| server.lifecycle.available())
+    }),
+    ("get_transition_graph", LIFECYCLE, "GetAvailableTransitions", |_, m| {
+        answer(m, |_: Empty| Lifecycle::graph())
+    }),
 ];
 const RCL: &str = "rcl_interfaces";
+const LIFECYCLE: &str = "lifecycle_msgs";
 
 fn answer<Q: DeserializeOwned, A: Serialize>(
     message: &[u8],
     reply: impl FnOnce(Q) -> A,
-) -> Result<Vec<u8>> {
-    Ok(msg::encode(&reply(msg::decode(message)?))?)
+) -> Result<Option<Vec<u8>>> {
+    Ok(Some(msg::encode(&reply(msg::decode(message)?))?))
 }
 
 impl Services {
-    /// Offers the services under the node's name; they end when `stop` closes.
+    /// Offers the services of a node in this state under its name; they end when `stop` closes.
     ///
     /// # Errors
     /// [`Error::Ros`] when DDS refuses one.
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        config: NodeConfig,
+        (config, state): (NodeConfig, State),
         stop: smol::channel::Receiver<()>,
     ) -> Result<Self> {
         let mut services = Vec::new();
@@ -115,17 +139,23 @@ impl Services {
             )?);
         }
         let (slot, changes) = slot();
+        let (doing, to_do) = self::slot();
+        let (done, ended) = smol::channel::bounded(1);
+        let topic = names.topic("~/transition_event")?;
+        let events = participant.publish(&topic, TRANSITION_EVENT, (true, false))?;
         let server = Server {
+            lifecycle: Lifecycle::new(state, events),
+            doing,
             node: names.node_name(),
             values: config.values()?,
             settings: Settings { config, enabled: true },
             slot,
             events: participant.parameter_events(&names.topic("/parameter_events")?)?,
         };
-        let serve = move || smol::block_on(server.serve(&services, &stop));
+        let serve = move || smol::block_on(server.serve(&services, &ended, &stop));
         let thread = thread::Builder::new().name("services".into()).spawn(serve);
         let thread = thread.map_err(failed(|| "thread of the services".into()))?;
-        Ok(Self { changes, thread })
+        Ok(Self { changes, doing: to_do, done, thread })
     }
 
     /// Waits for the thread's end, which follows the closing of `stop`.
@@ -140,22 +170,50 @@ impl Services {
 }
 
 impl Server {
-    async fn serve(mut self, services: &[Service], stop: &smol::channel::Receiver<()>) {
+    async fn serve(
+        mut self,
+        services: &[Service],
+        ended: &smol::channel::Receiver<bool>,
+        stop: &smol::channel::Receiver<()>,
+    ) {
+        let mut waiting: Option<(&Service, Request)> = None;
         let requests = services.iter().enumerate();
         let mut requests = select_all(
             requests.map(|(i, service)| service.requests().map(move |request| (i, request))),
         );
         loop {
             let (i, request) = select_biased! {
+                // Before `stop`: a shutdown is answered too.
+                well = ended.recv().fuse() => {
+                    let success = well.unwrap_or(false);
+                    self.lifecycle.end(success);
+                    if let (Some((service, request)), Ok(reply)) =
+                        (waiting.take(), msg::encode(&ChangeStateResponse { success }))
+                    {
+                        service.reply(&request, &reply);
+                    }
+                    continue;
+                }
                 _ = stop.recv().fuse() => return,
                 request = requests.select_next_some() => request,
             };
             let (service, answer) = (&services[i], SERVICES[i].3);
             match answer(&mut self, &request.message) {
-                Ok(reply) => service.reply(&request, &reply),
+                Ok(Some(reply)) => service.reply(&request, &reply),
+                Ok(None) => waiting = Some((service, request)),
                 Err(error) => log::warn!("{}: request not understood: {error}", service.name),
             }
         }
+    }
+
+    /// Hands what is asked for to the main thread, whose answer is the client's.
+    fn change_state(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>> {
+        let asked: Transition = msg::decode(message)?;
+        let Some(doing) = self.lifecycle.begin(&asked) else {
+            return Ok(Some(msg::encode(&ChangeStateResponse { success: false })?));
+        };
+        self.doing.put(|_unread| doing);
+        Ok(None)
     }
 
     /// Names under the prefixes, `depth` levels deep; all where there is no prefix or depth.

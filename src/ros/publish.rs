@@ -30,6 +30,7 @@ pub(crate) struct Outputs {
     participant: Participant, // after the publishers, which tell it of their end
     classes: ClassTable,
     jpeg_quality: u8,
+    overlay_alpha: f64,
     /// The topics that are read, each with whether a reader takes best effort.
     read: BTreeMap<String, bool>,
     looked: Option<Instant>,
@@ -77,12 +78,7 @@ impl Outputs {
     ///
     /// # Errors
     /// [`crate::Error::Ros`] when DDS cannot start, [`crate::Error::Setting`] for a name that ROS does not allow.
-    pub(crate) fn new(
-        names: &Names,
-        network: Network,
-        config: &NodeConfig,
-        classes: ClassTable,
-    ) -> Result<Self> {
+    pub(crate) fn new(names: &Names, network: Network, config: &NodeConfig) -> Result<Self> {
         let mut participant = Participant::new(network, names.namespace(), names.node())?;
         let reliable = config.mask_reliability == MaskReliability::Reliable;
         let mut cameras = Vec::new();
@@ -105,12 +101,19 @@ impl Outputs {
                 status: offer.latched(&topic("status"), FRAME_STATUS)?,
             });
         }
-        let jpeg_quality = config.jpeg_quality;
+        let (jpeg_quality, overlay_alpha) = (config.jpeg_quality, config.overlay_alpha);
         let (read, reminded) = (BTreeMap::new(), Instant::now());
-        let mut outputs =
-            Self { cameras, participant, classes, jpeg_quality, read, looked: None, reminded };
-        outputs.name_classes();
-        Ok(outputs)
+        let classes = ClassTable(Vec::new());
+        Ok(Self {
+            cameras,
+            participant,
+            classes,
+            jpeg_quality,
+            overlay_alpha,
+            read,
+            looked: None,
+            reminded,
+        })
     }
 
     /// Publishes what is due whether or not frames come.
@@ -120,9 +123,18 @@ impl Outputs {
         }
     }
 
+    /// The classes of the model that is used from now on.
+    pub(crate) fn set_classes(&mut self, classes: ClassTable) {
+        self.classes = classes;
+        self.name_classes();
+    }
+
     /// Publishes the names of the classes, which hold for frames of any time.
     fn name_classes(&mut self) {
         self.reminded = Instant::now();
+        if self.classes.0.is_empty() {
+            return;
+        }
         for camera in &self.cameras {
             camera.label_info.publish(LabelInfo::new(Header::default(), &self.classes));
         }
@@ -135,7 +147,7 @@ impl Outputs {
 
     /// Uses what may change at run time.
     pub(crate) fn configure(&mut self, config: &NodeConfig) {
-        self.jpeg_quality = config.jpeg_quality;
+        (self.jpeg_quality, self.overlay_alpha) = (config.jpeg_quality, config.overlay_alpha);
     }
 
     /// The planes that somebody reads of this camera.
@@ -217,7 +229,8 @@ impl Outputs {
             self.pair(&camera.probability, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
         }
         if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
-            let mixed = overlay(&rgb, width, &classes, ood_mask, &self.classes);
+            let mixed =
+                overlay(&rgb, width, &classes, ood_mask, (&self.classes, self.overlay_alpha));
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
             let mixed = || image("rgb8", mixed.clone());
             self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;

@@ -1,5 +1,6 @@
-//! How often frames of a camera go on.
+//! How often frames of a camera come, and how often they go on.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Lets frames through at a rate: on average at most that, and no gap shorter than half of its period.
@@ -29,9 +30,63 @@ impl RateLimit {
     }
 }
 
+/// When a camera's messages came, of late.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(VecDeque<Instant>);
+
+/// How regularly they came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pace {
+    pub(crate) hz: f64,
+    /// Standard deviation of the time between two messages.
+    pub(crate) jitter_ms: f64,
+}
+
+impl Arrivals {
+    /// What the pace is measured over.
+    const WINDOW: Duration = Duration::from_secs(10);
+    /// Fewer messages have none.
+    const LEAST: usize = 5;
+
+    pub(crate) fn message(&mut self, now: Instant) {
+        self.0.push_back(now);
+        while self.0.pop_front_if(|time| now.duration_since(*time) > Self::WINDOW).is_some() {}
+    }
+
+    /// That of the messages so far.
+    #[expect(clippy::cast_precision_loss, reason = "of a few hundred")]
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        if self.0.len() < Self::LEAST {
+            return None;
+        }
+        let times = || self.0.iter().zip(self.0.iter().skip(1));
+        let gaps: Vec<_> = times().map(|(a, b)| b.duration_since(*a).as_secs_f64()).collect();
+        let n = gaps.len() as f64;
+        let mean = gaps.iter().sum::<f64>() / n;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / n;
+        Some(Pace { hz: 1.0 / mean.max(1e-6), jitter_ms: variance.sqrt() * 1e3 })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_the_last_ten_seconds() {
+        let (mut arrivals, start) = (Arrivals::default(), Instant::now());
+        let mut at = |ms: u64| {
+            arrivals.message(start + Duration::from_millis(ms));
+            arrivals.pace()
+        };
+        assert_eq!([0, 1, 2, 3].map(&mut at), [None; 4]);
+        let mut last = None;
+        for i in 0..100 {
+            last = at(60_000 + 100 * i + 20 * (i % 2)); // gaps of 120 and 80 ms
+        }
+        let Pace { hz, jitter_ms } = last.unwrap();
+        assert!((hz - 10.0).abs() < 0.1 && (jitter_ms - 20.0).abs() < 0.1, "{hz} {jitter_ms}");
+    }
 
     /// How many of the frames that come at these milliseconds go on at `hz`.
     fn admitted(hz: f64, arrivals: impl Iterator<Item = u64>) -> usize {

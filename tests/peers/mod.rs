@@ -89,13 +89,17 @@ impl Peer {
         self.ask(&command);
     }
 
-    /// Repeats the command until a line comes that `is_it` likes. Discovery ends on one side first, so
-    /// what a new writer says at once may be lost.
+    /// Repeats the command, each time a nanosecond later, until a line comes that `is_it` likes.
+    /// Discovery ends on one side first, so what a new writer says at once may be lost.
     pub(crate) fn repeat(&mut self, command: &Value, is_it: impl Fn(&Value) -> bool) {
         let end = Instant::now() + PATIENCE;
         let wait = Duration::from_millis(500);
+        let mut command = command.clone();
         while Instant::now() < end {
-            self.tell(command);
+            self.tell(&command);
+            if let Some(nanos) = command.pointer_mut("/stamp/1") {
+                *nanos = json!(nanos.as_u64().unwrap() + 1);
+            }
             while let Ok(line) = self.lines.recv_timeout(wait) {
                 let line: Value = serde_json::from_str(&line).unwrap();
                 assert!(line.get("error").is_none(), "{line}");
@@ -225,4 +229,20 @@ pub(crate) fn is_status(line: &Value) -> bool {
 pub(crate) fn picture(topic: &str, stamp: u32) -> Value {
     json!({"do": "image", "topic": topic, "height": 42, "width": 70, "encoding": "mono8", "fill": 90,
         "stamp": [stamp, 5], "frame_id": "front_optical"})
+}
+
+/// What the steps of `tests/peers/params.py` brought; `None` where its Python packages are missing.
+pub(crate) fn call_services(domain: u16, node: &str, steps: &Value) -> Option<Value> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".venv/bin/python");
+    let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
+    if !import.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP: no DDS peer; `make test` installs tests/peers/requirements.txt in .venv");
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.arg(root.join("tests/peers/params.py")).args([node, &steps.to_string()]);
+    let output = command.env("ROS_DOMAIN_ID", domain.to_string()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).unwrap())
 }

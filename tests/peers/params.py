@@ -3,8 +3,9 @@
   params.py /node '[["get_parameters", {"names": ["batch"]}], ["frame"], ["events"]]'
 
 Steps are done in order; one JSON list on stdout holds what each brought: the reply of a service, the
-status of a picture shown to /camera, the changes told on /parameter_events since the first call.
-A parameter's value is [type, value], such as ["double", 0.5]; NaN comes back as ".nan".
+status of a picture shown to /camera, the changes told on /parameter_events since the first call, the
+steps told on ~/transition_event. A parameter's value is [type, value], such as ["double", 0.5] (NaN comes
+back as ".nan"), a transition [number, label].
 """
 
 import json
@@ -97,6 +98,34 @@ class Descriptor(IdlStruct, typename="rcl_interfaces::msg::dds_::ParameterDescri
     integer_range: sequence[IntegerRange]
 
 
+@dataclass
+class State(IdlStruct, typename="lifecycle_msgs::msg::dds_::State_"):
+    id: uint8
+    label: str
+
+
+@dataclass
+class Transition(IdlStruct, typename="lifecycle_msgs::msg::dds_::Transition_"):
+    id: uint8
+    label: str
+
+
+@dataclass
+class Step(IdlStruct, typename="lifecycle_msgs::msg::dds_::TransitionDescription_"):
+    transition: Transition
+    start_state: State
+    goal_state: State
+
+
+@dataclass
+class TransitionEvent(IdlStruct, typename="lifecycle_msgs::msg::dds_::TransitionEvent_"):
+    timestamp: uint64
+    transition: Transition
+    start_state: State
+    goal_state: State
+
+
+NOTHING, LIFECYCLE, STEPS = {"structure_needs_at_least_one_member": uint8}, "lifecycle_msgs", "GetAvailableTransitions"
 NAMES, RCL = {"names": sequence[str]}, "rcl_interfaces"
 SERVICES = {
     "list_parameters": (RCL, "ListParameters", {"prefixes": sequence[str], "depth": uint64}, {"result": Listed}),
@@ -106,11 +135,18 @@ SERVICES = {
     "set_parameters": (RCL, "SetParameters", {"parameters": sequence[Parameter]}, {"results": sequence[Result]}),
     "set_parameters_atomically": (
         RCL, "SetParametersAtomically", {"parameters": sequence[Parameter]}, {"result": Result}),
+    "change_state": (LIFECYCLE, "ChangeState", {"transition": Transition}, {"success": bool}),
+    "get_state": (LIFECYCLE, "GetState", NOTHING, {"current_state": State}),
+    "get_available_states": (LIFECYCLE, "GetAvailableStates", NOTHING, {"available_states": sequence[State]}),
+    "get_available_transitions": (LIFECYCLE, STEPS, NOTHING, {"available_transitions": sequence[Step]}),
+    "get_transition_graph": (LIFECYCLE, STEPS, NOTHING, {"available_transitions": sequence[Step]}),
     "enable": ("std_srvs", "SetBool", {"data": bool}, {"success": bool, "message": str}),
 }
 
 
 def to_dds(field, value):
+    if field == "transition":
+        return Transition(*value)
     if field != "parameters":
         return value
     kind = lambda name: {"type": KINDS.index(name)}
@@ -144,8 +180,10 @@ class Caller:
         self.participant = DomainParticipant(int(os.environ["ROS_DOMAIN_ID"]))
         self.guid = random.getrandbits(63)
         self.sequence = 1 << 33  # both halves of the number matter
+        self.second = 0
         self.clients = {}
         self.told = self.reader("rt/parameter_events", ParameterEvent)
+        self.moves = self.reader(f"rt{node}/transition_event", TransitionEvent)
         self.statuses = self.reader("rt/camera/status", FrameStatus)
         self.camera = self.writer("rt/camera/image_raw", Image)
 
@@ -179,7 +217,7 @@ class Caller:
         if name not in self.clients:
             self.clients[name] = self.client(name)
         request, writer, reader, reply = self.clients[name]
-        fields = {field: to_dds(field, value) for field, value in fields.items()}
+        fields = {field: to_dds(field, value) for field, value in (fields or dict.fromkeys(NOTHING, 0)).items()}
         for _ in range(PATIENCE // 3):  # the server may not yet have found the reader
             self.sequence += 1
             writer.write(request(guid=self.guid, sequence_number=self.sequence, **fields))
@@ -195,13 +233,14 @@ class Caller:
         until("node that reads the camera", self.camera.get_matched_subscriptions)
         until("node that tells the status", self.statuses.get_matched_publications)
         self.statuses.take(N=100)
-        for second in range(PATIENCE // 2):
-            stamp = Time(second, 5)
+        for _ in range(PATIENCE // 2):
+            self.second += 1
+            stamp = Time(self.second, 5)
             self.camera.write(Image(Header(stamp, "front"), 42, 70, "mono8", 0, 70, bytes(42 * 70)))
             end = time.monotonic() + 2
             while time.monotonic() < end:
                 for status in self.statuses.take(N=100):
-                    if status.header.stamp.sec == second:
+                    if status.header.stamp.sec == self.second:
                         return asdict(status) | {"latency_ms": None}
                 time.sleep(0.01)
         raise TimeoutError("no status")
@@ -211,6 +250,9 @@ class Caller:
         time.sleep(0.5)
         return [{"node": e.node, "changed": [[p.name, to_json(p.value)] for p in e.changed_parameters]}
                 for events in [*first, self.told.take(N=100)] for e in events]
+
+    def transitions(self):
+        return [[e.start_state.label, e.transition.label, e.goal_state.label] for e in self.moves.take(N=100)]
 
     def step(self, name, fields=None):
         return self.call(name, fields) if name in SERVICES else getattr(self, name)()

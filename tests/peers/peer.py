@@ -10,6 +10,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "offer", "topic": ...}                  the writer of Image messages, and nothing written
   {"do": "info", "topic": "/camera/camera_info", "height": 2, "width": 3, "k": [9 numbers],
    "p": [12 numbers], "stamp": ..., "frame_id": ...}
+  {"do": "clock", "stamp": [7, 8]}               a tick of /clock
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
   {"do": "check", "mask": "/camera/ood/image", "status": "/camera/status", "tamper": "" | "flip" | "replay"}
@@ -18,7 +19,8 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "guid"}                                 answers {"guid": the participant's, 32 hexadecimal digits}
   {"do": "sleep", "seconds": 0.5}
   {"do": "topics"}  the names of all topics with a reader or writer, ours included: {"topics": [..]}
-Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
+With "latched" a writer keeps its last message. Publishing makes the writer and waits until `readers`
+(default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
 {"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
 "sha256": ..}; with "save" the bytes are in the file named by "file" beside height, width, encoding; of
@@ -63,6 +65,11 @@ class Time(IdlStruct, typename="builtin_interfaces::msg::dds_::Time_"):
 class Header(IdlStruct, typename="std_msgs::msg::dds_::Header_"):
     stamp: Time
     frame_id: str
+
+
+@dataclass
+class Clock(IdlStruct, typename="rosgraph_msgs::msg::dds_::Clock_"):
+    clock: Time
 
 
 @dataclass
@@ -369,7 +376,7 @@ class Peer:
     def writer(self, command, kind):
         name = command["topic"]
         if (name, kind) not in self.writers:
-            qos = self.qos(command.get("reliable", False))
+            qos = self.qos(command.get("reliable", False), command.get("latched", False))
             writer = DataWriter(self.participant, self.topic(name, kind, qos), qos=qos)
             self.writers[name, kind] = writer
         return self.writers[name, kind]
@@ -417,6 +424,9 @@ class Peer:
 
     def lie(self, c):
         self.write(c, Lie(list(self.data(c).ljust(64, b"\0"))))
+
+    def clock(self, c):
+        self.write({"topic": "/clock", "reliable": True, **c}, Clock(Time(*c["stamp"])))
 
     def play(self, c):
         seconds, nanoseconds = c.get("stamp", [1, 0])
@@ -494,7 +504,7 @@ class Peer:
             elif field.name == "status":
                 line["status"] = [asdict(status) for status in value]
             elif field.name not in ("header", "stamp"):
-                line[field.name] = value
+                line[field.name] = None if value != value else value  # JSON has no NaN
         say(**line)
 
     def run(self):

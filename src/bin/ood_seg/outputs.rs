@@ -109,5 +109,11 @@ fn write_npy(path: &Path, height: usize, width: usize, plane: &[f32]) -> Result<
 /// Classes and OoD mask over the picture, rgb8.
 pub(crate) fn overlay_of(prediction: &Prediction, classes: &ClassTable) -> Vec<u8> {
     let rgb = prediction.rgb.as_deref().unwrap_or_default();
-    overlay::overlay(rgb, prediction.width, &prediction.classes, &prediction.ood_mask, classes)
+    overlay::overlay(
+        rgb,
+        prediction.width,
+        &prediction.classes,
+        &prediction.ood_mask,
+        (classes, 0.5),
+    )
 }
