@@ -14,6 +14,7 @@ mod calibration;
 mod context;
 mod diagnostics;
 mod endurance;
+mod gaps;
 mod graph;
 mod ingest;
 mod monitor;
