@@ -20,6 +20,7 @@ mod diagnostics;
 mod e2e;
 mod endurance;
 mod finding;
+mod gaps;
 mod graph;
 mod ingest;
 mod lifecycle;

@@ -139,7 +139,7 @@ impl Participant {
         order: ByteOrder,
     ) -> Result<RawWriter> {
         let what = || format!("creating the writer of {name}");
-        let topic = self.topic(name, type_name, qos.policies(DEPTH))?;
+        let topic = self.topic(name, type_name, &qos.policies(DEPTH))?;
         let publisher = &self.publisher;
         let writer = match order {
             ByteOrder::Little => {
@@ -157,16 +157,16 @@ impl Participant {
     /// [`Error::Ros`].
     pub fn reader(&self, name: &str, type_name: &str, qos: Qos) -> Result<RawReader> {
         let what = || format!("creating the reader of {name}");
-        let topic = self.topic(name, type_name, qos.policies(i32::MAX))?;
+        let topic = self.topic(name, type_name, &qos.policies(i32::MAX))?;
         let reader = self.subscriber.create_simple_datareader_no_key(&topic, None);
         let reader = reader.map_err(failed(what))?;
         Ok(RawReader { topic: name.into(), reader, matched: 0 })
     }
 
-    fn topic(&self, name: &str, type_name: &str, qos: QosPolicies) -> Result<Topic> {
+    fn topic(&self, name: &str, type_name: &str, qos: &QosPolicies) -> Result<Topic> {
         let dds_name = format!("rt/{}", name.trim_start_matches('/'));
         let topic =
-            self.participant.create_topic(dds_name, dds_type(type_name), &qos, TopicKind::NoKey);
+            self.participant.create_topic(dds_name, dds_type(type_name), qos, TopicKind::NoKey);
         topic.map_err(failed(|| format!("creating topic {name}")))
     }
 }
