@@ -29,9 +29,8 @@ const SETTINGS: [(&str, &str, &[&str]); 2] = [
 /// fails, with the reason in the log.
 pub fn start_for_libtorch() {
     let chosen = |name: &&str| env::var_os(name).is_some();
-    let missing = SETTINGS
-        .iter()
-        .filter(|(name, _, same)| !chosen(name) && !same.iter().any(|name| chosen(name)));
+    let missing =
+        SETTINGS.iter().filter(|(name, _, same)| !chosen(name) && !same.iter().any(chosen));
     let missing: Vec<_> = missing.map(|(name, value, _)| (name, value)).collect();
     if missing.is_empty() {
         return;
