@@ -140,6 +140,31 @@ fn every_command_explains_itself() {
 }
 
 #[test]
+fn shards_of_folder_and_bag_are_disjoint_complete_and_the_same_each_time() {
+    let folder = folder();
+    let path = folder.path();
+    fs::create_dir(path.join("photos")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::copy(picture("restart.jpg"), path.join(format!("photos/{name}.jpg"))).unwrap();
+    }
+    bag(path, "bag", (0..4).map(frame));
+    let results = |shard: &str, out: &str| {
+        let inputs = ["photos", "bag", "--write", "ood", "--shard", shard, "--out", out];
+        let (code, out_text, err) = ran(&mut segment(path, &inputs));
+        assert_eq!(code, Some(0), "{out_text}{err}");
+        names(&path.join(out))
+    };
+    let whole = results("0/1", "whole");
+    assert_eq!(whole.len(), 7, "{whole:?}");
+    let parts = ["0/3", "1/3", "2/3"].map(|shard| results(shard, &shard.replace('/', "-of-")));
+    assert_eq!(parts.each_ref().map(Vec::len), [3, 2, 2]);
+    let mut joined = parts.concat();
+    joined.sort();
+    assert_eq!(joined, whole);
+    assert_eq!(results("1/3", "again"), parts[1]);
+}
+
+#[test]
 fn bad_input_is_exit_code_2_one_line_with_the_cause_and_no_file() {
     let folder = folder();
     let path = folder.path();

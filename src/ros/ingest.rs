@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
+use ros2_client::{MessageInfo, ReadError, ReadResult};
 
 use super::args::{Names, Network};
 use super::context::Participant;

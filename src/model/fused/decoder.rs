@@ -28,6 +28,7 @@ pub(super) struct Decoder {
 
 /// The classifier: linear without and with its bias, or mixtures.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 enum FusedHead {
     Linear { weight: Tensor, bias: Tensor },
     Gmm(Gmm),
