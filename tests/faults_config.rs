@@ -56,12 +56,11 @@ fn row_55_a_value_of_the_wrong_type_or_range_is_exit_78_with_what_is_allowed() {
         ("batch:=0", ["batch", "1 to 64"]),
         ("batch:=1.5", ["batch", "a whole number"]),
         ("cameras:=[]", ["cameras", "one or more"]),
-        ("cameras:=['']", ["ood_segmentation", "78"]),
+        ("cameras:=['']", ["cameras", "one or more"]),
         ("plan:=tile", ["plan", "tiles"]),
         ("use_sim_time:=maybe", ["use_sim_time", "true or false"]),
     ] {
-        let words: Vec<_> = words.iter().filter(|word| **word != "78").copied().collect();
-        refused(&["-p", value, "-p", "model.device:=cpu"], &[], &words);
+        refused(&["-p", value, "-p", "model.device:=cpu"], &[], &words[..]);
     }
 }
 
