@@ -163,8 +163,9 @@ fn row_66_weights_that_are_not_numbers_or_all_zero_are_exit_65() {
         let mut bad = bytes.clone();
         let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
         let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-        let offset = |i: usize| header[name]["data_offsets"][i].as_u64().unwrap() as usize;
-        let data = &mut bad[8 + length..][offset(0)..offset(1)];
+        let offset = |i: usize| header[name]["data_offsets"][i].as_u64().unwrap();
+        let [start, end] = [0, 1].map(|i| usize::try_from(offset(i)).unwrap());
+        let data = &mut bad[8 + length..][start..end];
         data.chunks_exact_mut(4).for_each(|bytes| bytes.copy_from_slice(&value.to_le_bytes()));
         write(&path, &bad);
         refused(&path, &[name]);
