@@ -8,15 +8,20 @@ use std::time::{Duration, Instant};
 
 /// The node refuses its arguments with exit code 78, at once, in one line with these words.
 fn refused(args: &[&str], env: &[(&str, &str)], words: &[&str]) {
+    // How long the system takes to load the program at all: it may be busy with other tests.
     let start = Instant::now();
+    let version =
+        Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node")).arg("--version").output();
+    assert!(version.unwrap().status.success());
+    let (load, start) = (start.elapsed(), Instant::now());
     let mut node = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
     node.env("ROS_DOMAIN_ID", "145").args(["--ros-args", "-p", "model.weights:=none.safetensors"]);
     let output = node.args(args).envs(env.iter().copied()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{args:?}: {text}");
     assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
-    // The bound is 1 s; a debug build on a loaded machine loads its libraries for longer.
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1) + 4 * load, "{took:?}, {load:?} to load");
 }
 
 /// As [`refused`], for a parameter file of this text.
@@ -51,18 +56,17 @@ fn row_55_a_value_of_the_wrong_type_or_range_is_exit_78_with_what_is_allowed() {
         ("batch:=0", ["batch", "1 to 64"]),
         ("batch:=1.5", ["batch", "a whole number"]),
         ("cameras:=[]", ["cameras", "one or more"]),
-        ("cameras:=['']", ["ood_segmentation", "78"]),
+        ("cameras:=['']", ["cameras", "one or more"]),
         ("plan:=tile", ["plan", "tiles"]),
         ("use_sim_time:=maybe", ["use_sim_time", "true or false"]),
     ] {
-        let words: Vec<_> = words.iter().filter(|word| **word != "78").copied().collect();
-        refused(&["-p", value, "-p", "model.device:=cpu"], &[], &words);
+        refused(&["-p", value, "-p", "model.device:=cpu"], &[], &words[..]);
     }
 }
 
 #[test]
 fn row_56_yaml_that_would_eat_the_machine_is_exit_78() {
-    refused_file(&"[".repeat(100_000), &["node.yaml"]);
+    refused_file(&"[".repeat(10_000), &["node.yaml"]);
     let mut laughs = String::from("a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n");
     for i in 1..30 {
         let list = vec![format!("*a{}", i - 1); 9].join(", ");

@@ -244,7 +244,8 @@ impl NodeConfig {
         let mut names: Vec<_> = self.cameras.iter().collect();
         names.sort();
         names.dedup();
-        if names.is_empty() || names.len() < self.cameras.len() {
+        let unnamed = names.iter().any(|name| name.is_empty());
+        if names.is_empty() || unnamed || names.len() < self.cameras.len() {
             let allowed = "one or more names, each different from the others";
             return Err(Error::setting("cameras", &format!("{:?}", self.cameras), allowed));
         }

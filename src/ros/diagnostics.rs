@@ -694,6 +694,7 @@ mod tests {
     #[test]
     fn masks_that_are_full_or_empty_for_a_minute_are_odd_unless_the_picture_stands_still() {
         let (mut health, start) = (health("[front]"), Instant::now());
+        health.on_cpu = false;
         let mut play = |share: f32, from: u32, moves: bool| {
             for i in from..from + 66 {
                 let mask_crc32 = if moves { i } else { 7 };
