@@ -2,12 +2,15 @@
 //!
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
+mod quality;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
+use crate::quality::Quality;
 
 /// What a camera's thread knows, sent every 100 ms.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +70,7 @@ struct Camera {
     name: String,
     input: Input,
     last: Option<FrameStatus>,
+    quality: Option<Quality>,
     refused: BTreeMap<String, u64>,
     /// When masks went out in the last [`WINDOW`].
     published: VecDeque<Instant>,
@@ -157,6 +161,8 @@ impl Health {
         self.forget(now);
         let input = |c: &Camera| (format!("input/{}", c.name), self.camera(c, now));
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
+        let quality = |c: &Camera| (format!("image_quality/{}", c.name), c.image_quality());
+        findings.extend(self.cameras.iter().map(quality));
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
         let model = Finding::new(Level::OK, "loaded", self.model.clone());

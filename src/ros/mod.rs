@@ -21,6 +21,7 @@ mod params;
 mod publish;
 mod rate;
 pub mod raw;
+mod recorder;
 mod rosout;
 mod service;
 mod slot;

@@ -21,6 +21,7 @@ use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
     Stamp,
 };
+use crate::quality::Quality;
 use crate::{Error, Result};
 
 /// What another thread tells, with the index of the camera it is about.
@@ -30,6 +31,8 @@ pub(crate) enum Report {
     Input(usize, Input),
     /// What became of a camera's frame.
     Frame(usize, FrameStatus),
+    /// What was seen of a camera's picture; nothing when it was not looked at.
+    Quality(usize, Option<Quality>),
 }
 
 /// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
@@ -149,6 +152,7 @@ impl Speaker {
     fn hear(&mut self, report: Report) {
         match report {
             Report::Input(camera, input) => self.health.input(camera, input),
+            Report::Quality(camera, quality) => self.health.quality(camera, quality),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
                     let data = f64::from(of(&status));

@@ -16,12 +16,13 @@ use super::monitor::{Monitor, ROOM, Report};
 use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
+use super::recorder::Recorder;
 use super::rosout::Line;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
 use crate::pipeline::{EgoMask, Pipeline, Planes, Prediction, Rotation, View};
-use crate::{Error, Result};
+use crate::{Error, Result, quality};
 
 /// The running node: cameras on their threads, everything else on the caller's.
 pub struct Node {
@@ -35,9 +36,11 @@ pub struct Node {
     batcher: Batcher,
     enabled: bool,
     counts: Vec<Counts>,
+    quality: Vec<quality::Monitor>,
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
     reports: Sender<Report>,
+    recorder: Recorder,
 }
 
 /// The node's connections to its process.
@@ -110,8 +113,11 @@ impl Node {
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
-        let services = Services::start(participant, names, config.clone(), stop.clone())?;
+        let recorder = Recorder::start(names, &config)?;
+        let settings = (config.clone(), recorder.trigger());
+        let services = Services::start(participant, names, settings, stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
+        let quality = cameras.iter().map(|_| quality::Monitor::default()).collect();
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
@@ -126,9 +132,11 @@ impl Node {
             calibrations,
             batcher,
             counts,
+            quality,
             stop,
             monitor,
             reports,
+            recorder,
         })
     }
 
@@ -145,7 +153,11 @@ impl Node {
         self.stop.close(); // for the cameras, when it is the GPU that ended the loop
         drop(self.reports);
         let joined = self.cameras.into_iter().try_for_each(Camera::join);
-        ended.and(joined).and(self.services.join()).and(self.monitor.join())
+        ended
+            .and(joined)
+            .and(self.services.join())
+            .and(self.recorder.join())
+            .and(self.monitor.join())
     }
 
     fn frames(&mut self) -> Result<()> {
@@ -182,8 +194,9 @@ impl Node {
             let mut status = self.begin(camera, &frame);
             match self.image(frame.payload, &mut status) {
                 Ok(image) => {
+                    self.inspect(camera, &image, &mut status);
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
-                    let planes = self.outputs.wanted(camera);
+                    let planes = self.recorder.wants(self.outputs.wanted(camera));
                     jobs.push(Job { camera, status, image, planes, calibration });
                 }
                 Err(error) => ended = ended.and(self.end(camera, status, Err(error))),
@@ -198,6 +211,7 @@ impl Node {
             self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
+                self.recorder.frame(camera, &prediction);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
                 self.outputs.publish(camera, prediction, calibration.as_ref())
             });
@@ -241,6 +255,15 @@ impl Node {
         Ok(image)
     }
 
+    /// Says what is wrong with a picture, which is segmented all the same.
+    fn inspect(&mut self, camera: usize, image: &Image, status: &mut FrameStatus) {
+        let (limits, thresholds) = (&self.pipeline.config().limits, &self.config.quality);
+        let look = || self.quality[camera].look(image, limits, thresholds, Instant::now());
+        let quality = thresholds.enabled.then(look).flatten();
+        status.quality = quality.map_or(0, |quality| quality.bits);
+        drop(self.reports.try_send(Report::Quality(camera, quality))); // no room: the next one
+    }
+
     /// Publishes what became of a frame, counts it and, when the GPU failed, passes that on.
     fn end(&mut self, camera: usize, mut status: FrameStatus, published: Result<()>) -> Result<()> {
         if let Err(error) = &published {
@@ -250,6 +273,7 @@ impl Node {
         let stamp = status.header.stamp;
         status.latency_ms = if self.config.use_sim_time { f32::NAN } else { since(stamp) };
         self.count(camera, &status, published.as_ref().err());
+        self.recorder.status(camera, &status);
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);

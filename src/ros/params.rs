@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::args::Names;
 use super::context::Participant;
 use super::raw::failed;
+use super::recorder::Trigger;
 use super::service::Service;
 use super::slot::{Slot, slot};
 use crate::config::{Change, Kind, NodeConfig, Parameter, Value};
@@ -53,6 +54,7 @@ struct Server {
     settings: Settings,
     /// Those of `settings.config`.
     values: Vec<(Parameter, Value)>,
+    record: Trigger,
     slot: Slot<Settings>,
     events: Publisher<ParameterEvent>,
 }
@@ -63,6 +65,7 @@ struct SetBoolRequest {
     data: bool,
 }
 
+/// And that of `std_srvs/srv/Trigger`, whose request is empty.
 #[derive(Clone, Debug, Serialize)]
 struct SetBoolResponse {
     success: bool,
@@ -73,7 +76,7 @@ struct SetBoolResponse {
 type Answer = fn(&mut Server, &[u8]) -> Result<Vec<u8>>;
 
 /// Name below the node's, package and type, and who answers.
-const SERVICES: [(&str, &str, &str, Answer); 7] = [
+const SERVICES: [(&str, &str, &str, Answer); 8] = [
     ("list_parameters", RCL, "ListParameters", |server, m| answer(m, |q| server.list(&q))),
     ("get_parameters", RCL, "GetParameters", |server, m| answer(m, |q| server.get(&q))),
     ("get_parameter_types", RCL, "GetParameterTypes", |server, m| answer(m, |q| server.types(&q))),
@@ -85,6 +88,7 @@ const SERVICES: [(&str, &str, &str, Answer); 7] = [
         answer(m, |q| server.set_atomically(q))
     }),
     ("enable", "std_srvs", "SetBool", |server, m| answer(m, |q| server.enable(q))),
+    ("record", "std_srvs", "Trigger", |server, _| Ok(msg::encode(&server.record())?)),
 ];
 const RCL: &str = "rcl_interfaces";
 
@@ -103,7 +107,7 @@ impl Services {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        config: NodeConfig,
+        (config, record): (NodeConfig, Trigger),
         stop: smol::channel::Receiver<()>,
     ) -> Result<Self> {
         let mut services = Vec::new();
@@ -119,6 +123,7 @@ impl Services {
             node: names.node_name(),
             values: config.values()?,
             settings: Settings { config, enabled: true },
+            record,
             slot,
             events: participant.parameter_events(&names.topic("/parameter_events")?)?,
         };
@@ -253,6 +258,14 @@ impl Server {
         let message = if enabled { "enabled" } else { "disabled: frames are read, not segmented" };
         log::info!("{message}");
         SetBoolResponse { success: true, message: message.into() }
+    }
+
+    fn record(&self) -> SetBoolResponse {
+        let (success, message) = match self.record.pull("service") {
+            Ok(()) => (true, "recording".to_owned()),
+            Err(problem) => (false, problem.to_owned()),
+        };
+        SetBoolResponse { success, message }
     }
 
     fn hand_over(&mut self) {

@@ -107,6 +107,7 @@ SERVICES = {
     "set_parameters_atomically": (
         RCL, "SetParametersAtomically", {"parameters": sequence[Parameter]}, {"result": Result}),
     "enable": ("std_srvs", "SetBool", {"data": bool}, {"success": bool, "message": str}),
+    "record": ("std_srvs", "Trigger", {"empty": uint8}, {"success": bool, "message": str}),
 }
 
 

@@ -98,6 +98,7 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     score: str
     ood_threshold: float32
     model_sha256: str
+    quality: uint16
 
 
 @dataclass
