@@ -1,6 +1,6 @@
 //! `ood_seg bench`: the network and the node, timed; `benches/bench.py` puts them beside their peers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -95,7 +95,7 @@ fn cpu_seconds() -> Result<f64> {
 }
 
 /// A line of `/proc/<id>/status` in MiB.
-fn memory_mib(id: u32, key: &str) -> Result<f64> {
+pub(crate) fn memory_mib(id: u32, key: &str) -> Result<f64> {
     let path = format!("/proc/{id}/status");
     let status = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let line = status.lines().find_map(|line| line.strip_prefix(key));
@@ -107,10 +107,7 @@ fn memory_mib(id: u32, key: &str) -> Result<f64> {
 /// Latency at a rate that the node keeps up with, and what happens at three times its capacity.
 fn node(args: &NodeArgs) -> Result<()> {
     let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
-    let weights = args.weights.clone().unwrap_or(folder.path().join("untrained.safetensors"));
-    if args.weights.is_none() {
-        checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &weights)?;
-    }
+    let weights = args.weights.clone().map_or_else(|| untrained(folder.path()), Ok)?;
     let session = Session::start(&weights, &["plan:=single".into()])?;
     let mut node = Node { session, camera: camera(32)?, sent: 0, dropped: 0 };
     node.play(5, Duration::from_millis(400))?; // warm-up
@@ -128,8 +125,15 @@ fn node(args: &NodeArgs) -> Result<()> {
     Ok(())
 }
 
+/// The small network with random weights, in a folder.
+pub(crate) fn untrained(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("untrained.safetensors");
+    checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &path)?;
+    Ok(path)
+}
+
 /// Pictures of the drawn road at 960x540.
-fn camera(count: u64) -> Result<Vec<CompressedImage>> {
+pub(crate) fn camera(count: u64) -> Result<Vec<CompressedImage>> {
     let config = SceneConfig { width: 960, height: 540, ..SceneConfig::default() };
     let scene = Scene::new(3, &config)?;
     let shot = |frame| {
