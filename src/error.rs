@@ -63,6 +63,9 @@ pub enum Error {
     /// The node was told not to segment.
     #[error("switched off by ~/enable")]
     Disabled,
+    /// Frames take too long, whatever is left out.
+    #[error("frames take longer than budget_ms, even those of the segmentor alone; a pause")]
+    TooSlow,
     /// A message that is not the CDR it should be.
     #[error(transparent)]
     Cdr(#[from] CdrError),
@@ -85,6 +88,15 @@ pub enum Error {
         bad: i64,
         /// All pixels.
         of: usize,
+    },
+    /// The network does not answer known pictures as it did; no mask of it is to be trusted.
+    #[error("self-test: {0}; the weights or the device are broken")]
+    SelfTest(String),
+    /// Our own code failed on a frame.
+    #[error("a defect of this program: {problem}")]
+    Panicked {
+        /// The text of the panic.
+        problem: String,
     },
     /// The ROS 2 side failed while doing `what`.
     #[error("{what}: {problem}")]
@@ -115,6 +127,14 @@ impl Error {
         allowed: impl Into<String>,
     ) -> Self {
         Self::Setting { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// The exit code of a running node that ends because of it, see `main.rs`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Torch { .. } | Self::NotFinite { .. } | Self::SelfTest(_) => 71,
+            _ => 70,
+        }
     }
 
     /// The whole chain on one line, `a: b: c`, for the user's eye.

@@ -7,10 +7,10 @@
 //! Arrows point down only; `tests/layers.rs` holds the modules to it:
 //!
 //! ```text
-//! error  image  msg  config  threads  quality   no tch, no ros2-client
+//! error  image  msg  config  threads  supervisor  quality   no tch, no ros2-client
 //!   +-- model                                tch; knows shapes, not images, not files
 //!         +-- preprocess  window  checkpoint
-//!               +-- pipeline  obstacle  overlay
+//!               +-- pipeline  obstacle  overlay  selftest
 //!                     +-- ros                ros2-client, no tch            main.rs only
 //!                     +-- bag  data
 //!                     +-- eval <- train                                     bin/ only
@@ -22,6 +22,8 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 pub mod file;
 pub mod image;
 pub mod model;
@@ -32,6 +34,8 @@ pub mod pipeline;
 pub mod preprocess;
 pub mod quality;
 pub mod ros;
+pub mod selftest;
+pub mod supervisor;
 pub mod threads;
 pub mod train;
 pub mod window;

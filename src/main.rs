@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, panic, process, thread};
 
 use crossbeam_channel::{Receiver, never};
@@ -11,12 +11,15 @@ use ood_segmentation::config::{NodeConfig, ObstacleParameters};
 use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::pipeline::{OperatingPoint, Pipeline, PipelineConfig};
 use ood_segmentation::ros::{Line, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::selftest::SelfTest;
+use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, checkpoint, threads};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 const NODE_NAME: &str = "ood_segmentation";
 
@@ -32,7 +35,7 @@ usage: ood_segmentation_node [--help] [--version] [--ros-args ROS_ARGUMENTS]
   --log-level LEVEL          debug, info, warn, error
 
 exit codes: 0 ended by SIGINT or SIGTERM, 65 bad weights, 66 no weights, 69 no such device,
-70 internal error, 71 the GPU failed, 75 DDS cannot start, 78 arguments, parameters or environment";
+70 internal error, 71 the network or its device failed, 75 DDS cannot start, 78 arguments, parameters or environment";
 
 /// An error and the exit code (sysexits.h) that belongs to where it happened.
 struct Failure(u8, Error);
@@ -44,9 +47,10 @@ fn exit(code: u8) -> impl Fn(Error) -> Failure {
 
 fn main() -> ExitCode {
     threads::sleep_while_waiting();
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, error)) => {
+    match panic::catch_unwind(run) {
+        Err(_reported) => ExitCode::from(70),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(Failure(code, error))) => {
             #[expect(clippy::print_stderr, reason = "logging may not be set up, or be off")]
             {
                 eprintln!("{NODE_NAME}: {}", error.chain());
@@ -68,60 +72,78 @@ fn run() -> Result<(), Failure> {
     }
     let names = args.names(NODE_NAME).map_err(exit(78))?;
     let log = start_log(&args, names.node_name().trim_start_matches('/').replace('/', "."));
+    #[cfg(feature = "fault-injection")]
+    ood_segmentation::fault::arm().map_err(exit(78))?;
+    report_panics();
+    let (watch, stop) = stop_on_signals().map_err(exit(70))?;
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
+    watch.limit(supervisor::Limits {
+        hang: Duration::from_millis(config.hang_ms.into()),
+        memory_mb: config.memory_limit_mb.into(),
+    });
     let pipeline = pipeline(&config)?;
-    exit_when_dds_panics();
-    let stop = stop_on_signals().map_err(exit(70))?;
-    let node =
-        Node::start(&names, network, config, pipeline, Process { stop, log }).map_err(|error| {
-            let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
-            Failure(code, error)
-        })?;
-    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
-    node.run().map_err(|error| {
-        let code = if matches!(error, Error::Torch { .. }) { 71 } else { 70 };
+    watch.enter(Phase::Testing);
+    let selftest = SelfTest::start(&pipeline).map_err(|error| {
+        let code = if matches!(error, Error::Torch { .. }) { 69 } else { 71 };
         Failure(code, error)
-    })
+    })?;
+    if !selftest.stored() {
+        log::warn!("the weights came without an answer to the self-test: ood_seg check --write");
+    }
+    watch.enter(Phase::Joining);
+    let process = Process { stop, log, watch, selftest };
+    let node = Node::start(&names, network, config, pipeline, process).map_err(|error| {
+        let code = if matches!(error, Error::Ros { .. }) { 75 } else { 78 };
+        Failure(code, error)
+    })?;
+    log::info!("{} is running in ROS domain {}", names.node_name(), network.domain_id);
+    node.run().map_err(|error| Failure(error.exit_code(), error))
 }
 
 /// The network and how frames go through it, as the parameters say.
 fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
     let precision: Precision = config.model.precision.parse().map_err(exit(78))?;
+    let plan: Plan = config.plan.parse().map_err(exit(78))?;
+    let score: Score = config.score.parse().map_err(exit(78))?;
+    let (device, why) = device::select(&config.model.device).map_err(exit(69))?;
+    let weights = &config.model.weights;
+    let model = checkpoint::load(weights, device, precision).map_err(|error| {
+        let code = match error {
+            Error::Io { .. } => 66,
+            Error::Torch { .. } => 69,
+            _ => 65,
+        };
+        Failure(code, error)
+    })?;
+    let (weights, name) = (weights.display(), &model.config().architecture);
+    log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
+    let calibrated = OperatingPoint::of(model.config(), score);
     let settings = PipelineConfig {
-        plan: config.plan.parse::<Plan>().map_err(exit(78))?,
+        plan,
         batch: config.batch,
-        score: config.score.parse::<Score>().map_err(exit(78))?,
-        #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-        ood_threshold: config.ood_threshold as f32,
-        obstacle: obstacle(&config.obstacle),
+        score,
+        ood_threshold: config.ood_threshold.or(calibrated.ood_threshold),
+        obstacle: obstacle(&config.obstacle, calibrated),
         limits: Limits {
             max_width: config.max_width,
             max_height: config.max_height,
             max_bytes: config.max_bytes,
         },
     };
-    let (device, why) = device::select(&config.model.device).map_err(exit(69))?;
-    let weights = &config.model.weights;
-    let model = checkpoint::load(weights, device, precision).map_err(|error| {
-        let code = if matches!(error, Error::Io { .. }) { 66 } else { 65 };
-        Failure(code, error)
-    })?;
-    let (weights, name) = (weights.display(), &model.config().architecture);
-    log::info!("{weights}: {name}, {precision}, sha256 {}; {why}", model.config().sha256);
     Pipeline::new(model, settings).map_err(exit(78))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "scores are float32")]
-fn obstacle(parameters: &ObstacleParameters) -> ObstacleConfig {
+fn obstacle(parameters: &ObstacleParameters, calibrated: OperatingPoint) -> ObstacleConfig {
     ObstacleConfig {
         hysteresis: parameters.hysteresis as f32,
         mean_margin: parameters.mean_margin as f32,
         min_area: parameters.min_area,
         max_area: parameters.max_area,
         min_road: parameters.min_road as f32,
-        temperature: parameters.temperature as f32,
-        offset: parameters.offset as f32,
+        temperature: parameters.temperature.or(calibrated.temperature),
+        offset: parameters.offset.or(calibrated.offset),
         tolerance: parameters.tolerance as f32,
     }
 }
@@ -158,35 +180,30 @@ fn start_log(args: &RosArgs, node: String) -> Receiver<Line> {
     if args.rosout { lines } else { never() }
 }
 
-/// A channel that closes at the first SIGINT or SIGTERM; a second one ends the process at once.
-fn stop_on_signals() -> Result<smol::channel::Receiver<()>, Error> {
+/// The supervisor, and a channel that closes at the first SIGINT or SIGTERM; while there is no node yet
+/// the process ends at once, as it does at a second signal.
+fn stop_on_signals() -> Result<(Watch, smol::channel::Receiver<()>), Error> {
     let failed = |error: std::io::Error| Error::Ros {
         what: "catching SIGINT and SIGTERM".into(),
         problem: error.to_string(),
     };
+    let watch = Watch::start().map_err(failed)?;
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let (running, stop) = smol::channel::bounded(1);
+    let watched = watch.clone();
     let wait = move || {
         for (signal, first) in signals.forever().zip([true, false]) {
             if !first {
                 process::exit(128 + signal);
             }
             log::info!("signal {signal}: stopping after the current frame");
+            if watched.phase() < Phase::Running {
+                low_level::exit(0);
+            }
+            watched.stop(0);
             running.close();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
-    Ok(stop)
-}
-
-/// A panic in a thread of the DDS library would leave the node alive and deaf: end, to be started again.
-fn exit_when_dds_panics() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        report(info);
-        let name = thread::current().name().unwrap_or_default().to_owned();
-        if name.starts_with("RustDDS") || name == "ros spinner" {
-            process::exit(70);
-        }
-    }));
+    Ok((watch, stop))
 }

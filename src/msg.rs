@@ -81,6 +81,13 @@ pub struct FrameStatus {
     pub score: String,
     pub ood_threshold: f32,
     pub model_sha256: String,
+    pub age_ms: f32,
+    pub late: bool,
+    pub mode: String,
+    pub ood_fraction: f32,
+    pub run_id: u32,
+    pub mask_crc32: u32,
+    pub ood_crc32: u32,
     pub quality: u16,
 }
 
@@ -107,6 +114,8 @@ impl FrameStatus {
     pub const OK: u8 = 0;
     /// `state`: nothing is known about this frame.
     pub const NO_DATA: u8 = 1;
+    /// `state`: classes were published, nothing is known about obstacles.
+    pub const CLASSES_ONLY: u8 = 2;
 }
 
 /// `sensor_msgs/CameraInfo`: the pinhole calibration that belongs to an image of the same header.
@@ -243,6 +252,35 @@ pub const CAMERA_INFO: Definition = Definition {
     ),
     hash: "RIHS01_b3dfd68ff46c9d56c80fd3bd4ed22c7a4ddce8c8348f2f59c299e73118e7e275",
 };
+
+/// REP-2016 hash of a type by its name, such as `sensor_msgs/msg/Image`: `RIHS01_...`, what ROS 2 offers in
+/// discovery. `None` for types that no topic of ours has.
+pub fn type_hash(type_name: &str) -> Option<&'static str> {
+    let defined =
+        [IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, LABEL_INFO, DETECTIONS, IMAGE_MARKER].into_iter();
+    let known = defined.map(|definition| (definition.type_name, definition.hash)).chain(HASHES);
+    known.into_iter().find_map(|(name, hash)| (name == type_name).then_some(hash))
+}
+
+/// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.
+const HASHES: [(&str, &str); 7] = [
+    (FRAME_STATUS, "RIHS01_49241b8de725729b0ed78e7bc805cacff11953932d8fe51a4c675c6bced203ca"),
+    (DIAGNOSTIC_ARRAY, "RIHS01_5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"),
+    (FLOAT64_STAMPED, "RIHS01_588b194ed7eddc089b6ca098eb093e92f29bdad96ebd906fc9282816335942eb"),
+    (LOG, "RIHS01_e28ce254ca8abc06abf92773b74602cdbf116ed34fbaf294fb9f81da9f318eac"),
+    (
+        "rcl_interfaces/msg/ParameterEvent",
+        "RIHS01_043e627780fcad87a22d225bc2a037361dba713fca6a6b9f4b869a5aa0393204",
+    ),
+    (
+        "builtin_interfaces/msg/Time",
+        "RIHS01_b106235e25a4c5ed35098aa0a61a3ee9c9b18d197f398b0e4206cea9acf9c197",
+    ),
+    (
+        "rmw_dds_common/msg/ParticipantEntitiesInfo",
+        "RIHS01_e725f4a506958c79f95dd693b965722c57b19cd18e7eff984f49561b93dc985d",
+    ),
+];
 
 /// Bytes that do not hold the message they should, or a message that CDR cannot hold.
 #[derive(Debug, thiserror::Error)]

@@ -86,6 +86,9 @@ impl ObstacleConfig {
     }
 }
 
+/// Colour of outlines: red, as obstacles are in the overlay.
+pub const OUTLINE: [f32; 3] = [1.0, 0.0, 0.0];
+
 /// One obstacle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Obstacle {

@@ -3,14 +3,17 @@
 //! Logits are averaged over the windows first and scored after: a maximum does not commute with a
 //! mean. The only place that turns a panic of libtorch into an [`Error`].
 
+mod operating;
 mod view;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
+use crate::model::uem::Uem;
 use crate::model::{Model, Outputs, Score};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
@@ -18,6 +21,7 @@ use crate::preprocess;
 use crate::window::{self, Plan};
 use crate::{Error, Result};
 
+pub use operating::OperatingPoint;
 pub use view::{EgoMask, Resolution, Rotation, UNLABELLED, View};
 
 /// How frames are processed.
@@ -71,8 +75,10 @@ pub struct Prediction {
     /// The threshold of [`Prediction::ood_mask`].
     pub ood_threshold: f32,
     /// 255 where an obstacle is, else 0; where the score is above the threshold, unless
-    /// [`PipelineConfig::obstacle`] says more.
+    /// [`PipelineConfig::obstacle`] says more. Empty while nothing is known about obstacles.
     pub ood_mask: Vec<u8>,
+    /// Share of the frame's pixels whose score is above the threshold.
+    pub ood_fraction: f32,
     /// The obstacles of the mask.
     pub obstacles: Option<Vec<Obstacle>>,
     /// The score per pixel, higher is more out of distribution.
@@ -117,6 +123,9 @@ pub struct ScoreMaps {
 pub struct Pipeline {
     model: Model,
     config: PipelineConfig,
+    /// The model's UEM while it does without.
+    resting: Option<Uem>,
+    classes_only: bool,
 }
 
 impl Pipeline {
@@ -132,7 +141,7 @@ impl Pipeline {
         check_threshold(config.ood_threshold)?;
         config.obstacle.validate()?;
         check_score(&model, config.score)?;
-        Ok(Self { model, config })
+        Ok(Self { model, config, resting: None, classes_only: false })
     }
 
     /// The network.
@@ -145,6 +154,11 @@ impl Pipeline {
         &self.config
     }
 
+    /// What holds where the parameters leave it to the model.
+    pub fn calibrated(&self) -> OperatingPoint {
+        OperatingPoint::of(self.model.config(), self.config.score)
+    }
+
     /// Moves the operating point; the next frame uses it.
     ///
     /// # Errors
@@ -153,6 +167,23 @@ impl Pipeline {
         check_threshold(threshold)?;
         self.config.ood_threshold = threshold;
         Ok(())
+    }
+
+    /// Does less or more from the next frame on: with these windows, and with the UEM or without, when
+    /// nothing is known about obstacles ([`Prediction::ood_mask`] is empty).
+    pub fn set_effort(&mut self, plan: Plan, obstacles: bool) {
+        self.config.plan = plan;
+        if obstacles && let Some(uem) = self.resting.take() {
+            self.model.uem = Some(uem);
+        } else if !obstacles && self.model.uem.is_some() {
+            self.resting = self.model.uem.take();
+        }
+        self.classes_only = !obstacles;
+    }
+
+    /// Whether the whole network is at work, see [`Pipeline::set_effort`].
+    pub fn knows_obstacles(&self) -> bool {
+        !self.classes_only
     }
 
     /// Segments one frame as it comes.
@@ -171,7 +202,8 @@ impl Pipeline {
     /// In the frame's own entry, as [`Pipeline::run`], and [`Error::Setting`] for a [`View`] that does
     /// not fit the frame. The other frames are not concerned, unless libtorch fails in a shared pass.
     pub fn run_batch(&self, frames: &[Frame<'_>]) -> Vec<Result<Prediction>> {
-        let uploads: Vec<_> = frames.iter().map(|frame| self.upload(frame)).collect();
+        let uploads: Vec<_> =
+            frames.iter().map(|frame| self.upload(frame, &self.config.limits)).collect();
         let start = Instant::now();
         let pictures = uploads.iter().flatten().map(|upload| upload.picture.shallow_clone());
         let mut outputs = self.segment(&pictures.collect::<Vec<_>>()).into_iter();
@@ -193,10 +225,21 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::run`], and [`Error::Setting`] for a score that this model cannot give.
     pub fn scores(&self, image: &Image, scores: &[Score]) -> Result<ScoreMaps> {
+        self.scores_within(image, scores, &self.config.limits)
+    }
+
+    /// As [`Pipeline::scores`], whatever the largest frame accepted is.
+    pub(crate) fn scores_within(
+        &self,
+        image: &Image,
+        scores: &[Score],
+        limits: &Limits,
+    ) -> Result<ScoreMaps> {
         for &score in scores {
             check_score(&self.model, score)?;
         }
-        let Upload { picture, .. } = self.upload(&(image, &View::default(), Planes::default()))?;
+        let Upload { picture, .. } =
+            self.upload(&(image, &View::default(), Planes::default()), limits)?;
         let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
         guarded("scoring a frame", || {
             let outputs = raised(outputs, &picture);
@@ -211,9 +254,9 @@ impl Pipeline {
         })?
     }
 
-    fn upload(&self, &(image, view, planes): &Frame<'_>) -> Result<Upload> {
+    fn upload(&self, &(image, view, planes): &Frame<'_>, limits: &Limits) -> Result<Upload> {
         let start = Instant::now();
-        let encoding = image.validate(&self.config.limits)?;
+        let encoding = image.validate(limits)?;
         view.check(image)?;
         guarded("uploading a frame", || {
             let rgb = preprocess::to_rgb(image, encoding, self.model.device())?;
@@ -226,7 +269,12 @@ impl Pipeline {
     /// The averaged outputs of each picture; a failure of libtorch is everybody's.
     fn segment(&self, pictures: &[Tensor]) -> Vec<Result<Outputs>> {
         let PipelineConfig { plan, batch, .. } = self.config;
-        match caught(|| window::segment(&self.model, pictures, plan, batch)) {
+        let work = || {
+            #[cfg(feature = "fault-injection")]
+            crate::fault::network(&self.model);
+            window::segment(&self.model, pictures, plan, batch)
+        };
+        match caught(work) {
             Ok(outputs) => outputs.into_iter().map(Ok).collect(),
             Err(problem) => {
                 let error =
@@ -248,9 +296,12 @@ impl Pipeline {
             Resolution::Network => outputs,
         };
         let back = view.rotation.inverse();
-        let score = back.turn(&finite(self.config.score, &outputs)?);
+        let score = if self.classes_only { Score::NegId } else { self.config.score };
+        let score = back.turn(&finite(score, &outputs)?);
         let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
-        let mask = score.gt(f64::from(threshold)).to_kind(Kind::Uint8) * 255;
+        let above = score.gt(f64::from(threshold));
+        let share = || above.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+        let mask = above.to_kind(Kind::Uint8) * 255;
         let (height, width) = size(&score);
         let search = planes.obstacles || !self.config.obstacle.accepts_all(height * width);
         let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
@@ -263,6 +314,8 @@ impl Pipeline {
             classes: download(&back.turn(&classes(&outputs))),
             ood_threshold: threshold,
             ood_mask: download(&mask),
+            #[expect(clippy::cast_possible_truncation, reason = "a share")]
+            ood_fraction: share() as f32,
             obstacles: None,
             score: (planes.score || search).then(|| download(&score)),
             confidence: planes.confidence.then(|| byte(confidence())),
@@ -273,7 +326,9 @@ impl Pipeline {
         if let Some(mask) = &view.ego_mask {
             mask.apply(&mut prediction);
         }
-        if search {
+        if self.classes_only {
+            prediction.forget_obstacles();
+        } else if search {
             self.find_obstacles(&mut prediction, planes);
         }
         prediction.timing.postprocess_ms = milliseconds(start);
@@ -289,6 +344,15 @@ impl Pipeline {
         prediction.ood_mask = found.mask;
         prediction.obstacles = planes.obstacles.then_some(found.list);
         prediction.score = planes.score.then_some(score);
+    }
+}
+
+impl Prediction {
+    /// Leaves the classes, and nothing that could be taken for "no obstacle".
+    fn forget_obstacles(&mut self) {
+        self.ood_mask.clear();
+        self.ood_fraction = 0.0;
+        (self.obstacles, self.score, self.probability, self.rgb) = (None, None, None, None);
     }
 }
 
@@ -329,11 +393,14 @@ fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         let _no_grad = tch::no_grad_guard();
         work()
     }));
-    caught.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
-        text.lines().next().unwrap_or_default().to_owned()
-    })
+    caught.map_err(|panic| panic_text(&*panic))
+}
+
+/// The first line of what a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Outputs at the size of the picture `(1, 3, h, w)` they are about.
@@ -357,6 +424,8 @@ fn resized(rgb: &Tensor, plane: &Tensor) -> Tensor {
 /// The score `(1, h, w)`, once it is known that every pixel of it is a number.
 fn finite(score: Score, outputs: &Outputs) -> Result<Tensor> {
     let plane = score.of(outputs);
+    #[cfg(feature = "fault-injection")]
+    let plane = crate::fault::score(plane);
     let bad = plane.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
     if bad > 0 {
         return Err(Error::NotFinite { what: score.name(), bad, of: plane.numel() });
@@ -605,7 +674,7 @@ mod tests {
         let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
         assert_eq!((got.height, got.width), (wh, ww));
         assert_eq!(got.rgb.unwrap().len(), 3 * wh * ww);
-        let upload = pipeline.upload(&(&image, &view, ALL)).unwrap();
+        let upload = pipeline.upload(&(&image, &view, ALL), &Limits::default()).unwrap();
         let outputs = pipeline.segment(&[upload.picture]).remove(0).unwrap();
         assert_eq!(got.score.unwrap(), download::<f32>(&Score::Llr.of(&outputs)));
         let raised = window::raise(&outputs, [150, 301]);

@@ -14,10 +14,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ood_segmentation::bag::{BagReader, BagWriter, Message, Qos};
-use ood_segmentation::image::Image;
-use ood_segmentation::msg::{self, CompressedImage, Header, Stamp};
+use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::msg::{self, CameraInfo, CompressedImage, Header, Stamp};
 use tempfile::TempDir;
 
+/// What `--bag-out` writes of a frame, in this order; the names of the classes once.
+const OUTPUTS: [&str; 9] = [
+    "semantic/image",
+    "semantic/confidence",
+    "ood/image",
+    "ood/probability",
+    "ood/score",
+    "overlay/image",
+    "semantic/label_info",
+    "ood/detections",
+    "ood/outlines",
+];
 /// Rows and columns of the pictures in bags.
 const SIZE: (u32, u32) = (12, 20);
 
@@ -261,7 +273,8 @@ fn a_bad_picture_among_good_ones_is_named_and_the_others_are_segmented() {
     assert!(err.contains("bag: /front/image_raw at 20000000 ns: "), "{err}");
     assert!(err.contains("step is 3, but a row of 20 mono8 pixels takes 20 bytes"), "{err}");
     let stamps = messages(&path.join("masks")).into_iter().map(|message| message.log_time_ns);
-    assert_eq!(stamps.collect::<Vec<_>>(), [[10_000_000; 6], [30_000_000; 6]].concat());
+    let expected = [vec![10_000_000; OUTPUTS.len()], vec![30_000_000; OUTPUTS.len() - 1]];
+    assert_eq!(stamps.collect::<Vec<_>>(), expected.concat());
 
     fs::remove_dir_all(&input).unwrap();
     bag(path, "bag", [Image { step: 3, ..frame(2) }, Image { width: 0, ..frame(2) }].into_iter());
@@ -281,33 +294,137 @@ fn a_bag_becomes_a_bag_of_every_frame_that_others_read() {
     }
     let content = |name: &str| fs::read(path.join(format!("{name}/{name}_0.mcap"))).unwrap();
     assert!(content("one") == content("two"));
-    let found = messages(&path.join("one"));
-    assert_eq!(found.len(), 3 * 6);
-    for (message, index) in found.iter().zip((1..4).flat_map(|index| [index; 6])) {
-        let image: Image = msg::decode(&message.data).unwrap();
-        assert_eq!(image.header, frame(index).header);
-        assert_eq!((image.height, image.width), SIZE);
-        assert_eq!(message.log_time_ns, u64::try_from(index).unwrap() * 10_000_000);
+    let mut found = messages(&path.join("one")).into_iter();
+    for index in 1..4 {
+        for name in OUTPUTS.iter().filter(|name| index == 1 || **name != "semantic/label_info") {
+            let message = found.next().unwrap();
+            assert_eq!(message.topic, format!("/front/{name}"));
+            assert_eq!(message.log_time_ns, u64::try_from(index).unwrap() * 10_000_000);
+            if message.type_name == msg::IMAGE.type_name {
+                let image: Image = msg::decode(&message.data).unwrap();
+                assert_eq!(image.header, frame(index).header);
+                assert_eq!((image.height, image.width), SIZE);
+            }
+        }
     }
+    assert!(found.next().is_none());
+    let Some(read) = read_by_others(&path.join("one")) else { return };
+    let topics: Vec<_> = read["topics"].as_object().unwrap().keys().cloned().collect();
+    let mut expected = OUTPUTS.map(|name| format!("/front/{name}"));
+    expected.sort();
+    assert_eq!(topics, expected);
+    assert_eq!(read["topics"]["/front/semantic/label_info"][4], "TRANSIENT_LOCAL");
+    for (topic, said) in read["topics"].as_object().unwrap() {
+        assert_eq!(said[2], true, "{topic}: type hash");
+    }
+    let stamps = read["messages"].as_array().unwrap().iter().map(|message| message[2].to_string());
+    let counts = [(1, OUTPUTS.len()), (2, OUTPUTS.len() - 1), (3, OUTPUTS.len() - 1)];
+    let expected = counts.map(|(index, count)| vec![format!("[{index},7]"); count]).concat();
+    assert_eq!(stamps.collect::<Vec<_>>(), expected);
+}
+
+/// What PyPI `rosbags` and `mcap` find in a bag, or a visible skip.
+fn read_by_others(bag: &Path) -> Option<serde_json::Value> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     let import = Command::new(&python).args(["-c", "import rosbags, mcap"]).output();
     if !import.is_ok_and(|output| output.status.success()) {
         eprintln!("SKIP: no rosbags; `make test` installs tests/peers/requirements.txt in .venv");
-        return;
+        return None;
     }
     let script = root.join("tests/peers/read_bag.py");
-    let (code, out, err) = ran(Command::new(python).arg(script).arg(path.join("one")));
+    let (code, out, err) = ran(Command::new(python).arg(script).arg(bag));
     assert_eq!(code, Some(0), "{err}");
     let read: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(read["mcap_agrees"], true);
-    let topics: Vec<_> = read["topics"].as_object().unwrap().keys().cloned().collect();
-    let outputs = ["ood/image", "ood/probability", "ood/score", "overlay/image"];
-    let outputs = outputs.into_iter().chain(["semantic/confidence", "semantic/image"]);
-    assert_eq!(topics, outputs.map(|name| format!("/front/{name}")).collect::<Vec<_>>());
-    let stamps = read["messages"].as_array().unwrap().iter().map(|message| message[2].to_string());
-    let expected = (1..4).flat_map(|index| [index; 6]).map(|index| format!("[{index},7]"));
-    assert_eq!(stamps.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    assert_eq!(read["profile"], "ros2");
+    Some(read)
+}
+
+#[test]
+fn pictures_become_one_mcap_file_for_viewers() {
+    let folder = folder();
+    let path = folder.path();
+    fs::create_dir(path.join("in")).unwrap();
+    fs::copy(picture("restart.jpg"), path.join("in/b.jpg")).unwrap();
+    fs::copy(picture("alpha.png"), path.join("in/a.png")).unwrap();
+    // A threshold that every pixel is above: one obstacle, the picture's border its outline.
+    let arguments = ["in", "--fps", "4", "--ood-threshold=-1e9"];
+    let (code, said, err) = ran(segment(path, &arguments).args(["--foxglove", "all.mcap"]));
+    assert_eq!((code, said.as_str()), (Some(0), "2 frames in all.mcap\n"), "{err}");
+    assert!(path.join("all.mcap").is_file());
+    let found = messages(&path.join("all.mcap"));
+    let topics = found.iter().map(|message| message.topic.as_str());
+    let times = found.iter().map(|message| message.log_time_ns);
+    let picture_topic = "/camera/image_raw/compressed";
+    let mut expected: Vec<_> = OUTPUTS.iter().map(|name| format!("/camera/{name}")).collect();
+    expected.push(picture_topic.to_owned());
+    let again = expected.iter().filter(|name| !name.ends_with("label_info")).cloned();
+    let expected = [expected.clone(), again.collect()].concat();
+    assert_eq!(topics.collect::<Vec<_>>(), expected);
+    assert_eq!(times.collect::<Vec<_>>(), [vec![250_000_000; 10], vec![500_000_000; 9]].concat());
+    let of = |topic: &'static str| found.iter().filter(move |message| message.topic == topic);
+    let header = |nanosec| Header { stamp: Stamp { sec: 0, nanosec }, frame_id: "camera".into() };
+    let pictures = of(picture_topic).map(|message| {
+        let jpeg: CompressedImage = msg::decode(&message.data).unwrap();
+        assert_eq!(jpeg.format, "rgb8; jpeg compressed bgr8");
+        Image::from_compressed(&jpeg, &Limits::default()).unwrap()
+    });
+    for (shown, (name, nanosec)) in
+        pictures.zip([("alpha.png", 250_000_000), ("restart.jpg", 500_000_000)])
+    {
+        let own = Image::read_file(&picture(name), &Limits::default()).unwrap();
+        assert_eq!(shown.header, header(nanosec));
+        assert_eq!((shown.height, shown.width), (own.height, own.width), "{name}");
+    }
+    for (marker, detections) in of("/camera/ood/outlines").zip(of("/camera/ood/detections")) {
+        let marker: msg::ImageMarker = msg::decode(&marker.data).unwrap();
+        let detections: msg::Detection2DArray = msg::decode(&detections.data).unwrap();
+        assert_eq!((marker.points.len(), detections.detections.len()), (8, 1));
+        assert_eq!(marker.header, detections.header);
+    }
+    let Some(labels) = of("/camera/semantic/label_info").next() else { panic!("no names") };
+    let labels: msg::LabelInfo = msg::decode(&labels.data).unwrap();
+    assert_eq!(labels.class_map[0].class_name, "road");
+    let read = read_by_others(&path.join("all.mcap"));
+    assert!(read.is_none_or(|read| read["messages"].as_array().unwrap().len() == found.len()));
+    let (code, _, err) = ran(&mut segment(path, &["in", "--foxglove", "all.mcap"]));
+    assert!(code == Some(2) && err.contains("all.mcap: already there"), "{err}");
+    let (code, _, err) = ran(&mut segment(path, &["in", "--foxglove", "all"]));
+    assert!(code == Some(2) && err.contains("ends in .mcap"), "{err}");
+}
+
+#[test]
+fn calibrations_of_a_bag_go_with_its_pictures_at_their_size() {
+    let folder = folder();
+    let path = folder.path();
+    let mut bag = BagWriter::create(&path.join("bag")).unwrap();
+    let images = bag.add_topic("/front/image_raw", &msg::IMAGE, Qos::default()).unwrap();
+    let infos = bag.add_topic("/front/camera_info", &msg::CAMERA_INFO, Qos::default()).unwrap();
+    for (index, focal) in [(1, 100.0), (2, 200.0)] {
+        let image = frame(index);
+        let mut info = CameraInfo { header: image.header.clone(), ..CameraInfo::default() };
+        (info.height, info.width) = (2 * SIZE.0, 2 * SIZE.1);
+        info.k = [focal, 0.0, 0.0, 0.0, focal, 0.0, 0.0, 0.0, 1.0];
+        let time = u64::try_from(index).unwrap() * 1000;
+        bag.write(images, time, &msg::encode(&image).unwrap()).unwrap();
+        bag.write(infos, time + 1, &msg::encode(&info).unwrap()).unwrap();
+    }
+    bag.finish().unwrap();
+    let (code, _, err) = ran(&mut segment(path, &["bag", "--foxglove", "front.mcap"]));
+    assert_eq!(code, Some(0), "{err}");
+    let found = messages(&path.join("front.mcap"));
+    for name in ["camera_info", "semantic/camera_info", "ood/camera_info"] {
+        let own = found.iter().filter(|message| message.topic == format!("/front/{name}"));
+        let own: Vec<CameraInfo> = own.map(|info| msg::decode(&info.data).unwrap()).collect();
+        assert_eq!(own.len(), 2, "{name}");
+        for (info, index) in own.iter().zip(1..) {
+            assert_eq!(info.header, frame(index).header);
+            assert_eq!((info.height, info.width), SIZE);
+            // The second comes after its picture, so that the newest by then is still the first.
+            assert_eq!(info.k[0], 50.0, "{name}: half the size, half the focal length");
+        }
+    }
 }
 
 #[test]
@@ -366,4 +483,43 @@ fn ctrl_c_leaves_no_part_of_a_bag() {
     assert_eq!(status.code(), Some(130), "{err}");
     assert!(err.contains("out/masks: interrupted after ") && err.contains(" of 5000"), "{err}");
     assert_eq!(fs::read_dir(path.join("out")).unwrap().count(), 0, "{err}");
+}
+
+#[test]
+fn a_drawn_bag_is_the_same_twice_and_rosbags_reads_pictures_and_calibration_of_one_stamp() {
+    let folder = folder();
+    let path = folder.path();
+    let draw = |name: &str, more: &[&str]| {
+        let out = path.join(name);
+        let size =
+            ["synth", "--bag", "--frames", "3", "--fps", "20", "--size", "64x48", "--seed", "4"];
+        let (code, said, err) = ran(ood_seg().args(size).args(more).arg("--out").arg(&out));
+        assert_eq!((code, said), (Some(0), format!("3 frames in {}\n", out.display())), "{err}");
+        fs::read(out.join(format!("{name}_0.mcap"))).unwrap()
+    };
+    assert!(draw("one", &["--camera", "front"]) == draw("two", &["--camera", "front"]).clone());
+    draw("jpeg", &["--jpeg"]);
+    let found = messages(&path.join("one"));
+    assert_eq!(found.len(), 6);
+    for pair in found.chunks(2) {
+        let info: CameraInfo = msg::decode(&pair[0].data).unwrap();
+        let image: Image = msg::decode(&pair[1].data).unwrap();
+        image.validate(&Limits::default()).unwrap();
+        assert_eq!((image.height, image.width, image.encoding.as_str()), (48, 64, "rgb8"));
+        assert_eq!((info.height, info.width, &info.header), (48, 64, &image.header));
+        assert_eq!((image.header.frame_id.as_str(), info.k[8]), ("front_optical", 1.0));
+        assert!(info.k[0] > 40.0 && info.p[0] == info.k[0] && info.p[6] == info.k[5]);
+    }
+    assert_eq!(found[5].log_time_ns - found[0].log_time_ns, 100_000_000);
+    for message in messages(&path.join("jpeg")).iter().skip(1).step_by(2) {
+        assert_eq!(message.topic, "/camera/image_raw/compressed");
+        let image: CompressedImage = msg::decode(&message.data).unwrap();
+        Image::from_compressed(&image, &Limits::default()).unwrap();
+    }
+    let again = ood_seg().args(["synth", "--bag", "--out"]).arg(path.join("one")).output().unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already there"));
+    let Some(read) = read_by_others(&path.join("one")) else { return };
+    let topics: Vec<_> = read["topics"].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(topics, ["/front/camera_info", "/front/image_raw"]);
+    assert_eq!(read["messages"][5][2], serde_json::json!([1_767_225_600, 100_000_000]));
 }

@@ -5,6 +5,9 @@ mod peers;
 
 use std::collections::BTreeMap;
 
+use ood_segmentation::checkpoint;
+use ood_segmentation::model::Score;
+use ood_segmentation::model::config::Calibration;
 use peers::{Node, Peer, picture};
 use serde_json::{Value, json};
 
@@ -144,4 +147,55 @@ fn latencies_of_every_frame_and_log_lines_reach_their_topics() {
     assert!(topics.iter().all(|topic| seen[topic] >= 0.0), "{seen:?}");
     let whole = seen[&topics[0]];
     assert!(topics[2..].iter().all(|stage| seen[stage] <= whole + 1e3), "{seen:?}");
+}
+
+/// Weights with a calibration of the LLR at plan single.
+fn calibrated(folder: &std::path::Path) -> String {
+    let path = peers::weights(folder);
+    let calibration = Calibration {
+        score: Score::Llr,
+        plan: "single".into(),
+        precision: "f32".into(),
+        target: "fpr 0.005".into(),
+        ood_threshold: -4.25,
+        interval: [-5.0, -4.0],
+        tpr: 0.5,
+        fpr: 0.005,
+        missed_obstacles: 0.5,
+        temperature: 2.0,
+        offset: -1.5,
+        dataset: "a street".into(),
+        frames: 9,
+        frames_with_obstacles: 7,
+    };
+    checkpoint::set_calibration(&path, calibration).unwrap();
+    format!("model.weights:={}", path.display())
+}
+
+#[test]
+fn parameters_left_open_are_the_calibrations_and_the_node_says_so() {
+    let Some(mut peer) = Peer::start(69) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let weights = calibrated(folder.path());
+    let mut node = Node::start(69, &["-p", &weights, "-p", "obstacle.offset:=0.5"]);
+    read(&mut peer, "/diagnostics", "diagnostics");
+    peer.read_status("/camera/status");
+    peer.ask(&json!({"do": "offer", "topic": "/camera/image_raw"}));
+    let seen = |line: &Value| line.get("ood_threshold").is_some();
+    peer.repeat(&picture("/camera/image_raw", 1), |line| {
+        seen(line) && {
+            assert_eq!(line["ood_threshold"], -4.25, "{line}");
+            true
+        }
+    });
+    let line = peer.wait("diagnostics", |line| status(line, "model").is_some());
+    let model = status(&line, "model").unwrap().2;
+    assert_eq!(model["calibration"], "fpr 0.005 at llr > -4.25 on a street");
+    assert_eq!(model["calibrated_at_start"], "ood_threshold, obstacle.temperature");
+    node.signal("-INT");
+    let (_, log) = node.end();
+    let said = "ood_threshold, obstacle.temperature from the calibration on a street: \
+        ood_threshold -4.25, temperature 2, offset 0.5";
+    assert!(log.contains(said), "{log}");
+    assert!(!log.contains("measure again"), "{log}");
 }

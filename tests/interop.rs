@@ -152,8 +152,9 @@ fn segmented(
     }
     bag.finish().unwrap();
     segment(weights, threshold, &[&input], ["--bag-out", output.to_str().unwrap()]);
-    let outputs = BagReader::open(&output).unwrap().messages(&[]).unwrap().map(|message| {
-        let message = message.unwrap();
+    let messages = BagReader::open(&output).unwrap().messages(&[]).unwrap().map(|m| m.unwrap());
+    let pictures = messages.filter(|message| message.type_name == msg::IMAGE.type_name);
+    let outputs = pictures.map(|message| {
         let image: Image = msg::decode(&message.data).unwrap();
         assert_eq!(message.log_time_ns, image.header.stamp.sec as u64 * 1_000);
         let name = message.topic.strip_prefix("/front/").unwrap().to_owned();

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// The modules, lowest first; a module may name those on lower rows and on its own.
 const LAYERS: [&[&str]; 6] = [
-    &["error", "file", "image", "msg", "config", "threads", "quality"],
-    &["model"],
+    &["error", "file", "image", "msg", "config", "threads", "supervisor", "quality"],
+    &["model", "fault"],
     &["preprocess", "window", "checkpoint"],
-    &["pipeline", "obstacle", "overlay"],
+    &["pipeline", "obstacle", "overlay", "selftest"],
     &["ros", "bag", "data", "eval"],
     &["train"],
 ];
 
 /// Which modules may name a crate.
 const HOMES: [(&str, &[&str]); 6] = [
-    ("tch", &["model", "preprocess", "window", "checkpoint", "pipeline", "train"]),
+    ("tch", &["model", "fault", "preprocess", "window", "checkpoint", "pipeline", "train"]),
     ("ros2_client", &["ros"]),
     ("rustdds", &["ros"]),
     ("serde_yaml", &["error", "config", "checkpoint", "bag"]),

@@ -63,6 +63,9 @@ fn schema(row: &Parameter) -> Value {
         Kind::Double { least, most } => {
             json!({"type": "number", "minimum": least, "maximum": most})
         }
+        Kind::Calibrated { least, most } => {
+            json!({"type": "number", "minimum": least, "maximum": most})
+        }
         Kind::Choice(words) => json!({"enum": words}),
         Kind::Text => json!({"type": "string"}),
         Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),

@@ -177,6 +177,7 @@ fn dump(node: &str, values: &Value) -> String {
         group = outer;
         let indent = if outer.is_empty() { "    " } else { "      " };
         match value[1].as_array() {
+            None if value[1] == ".nan" => writeln!(text, "{indent}{key}: .nan").unwrap(),
             None => writeln!(text, "{indent}{key}: {}", value[1]).unwrap(),
             Some(items) => {
                 writeln!(text, "{indent}{key}:").unwrap();

@@ -266,3 +266,51 @@ fn a_loss_that_is_not_a_number_ends_the_run_and_leaves_the_last_state() {
     assert!(state.keys().any(|name| name.starts_with("first.")));
     load(&world.path("nan/last.safetensors"));
 }
+
+#[test]
+fn a_full_disk_ends_a_run_with_its_last_state_good_and_with_room_it_goes_on_to_the_same_weights() {
+    let unshare = |script: &str| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-rm", "sh", "-c", script]).env("OMP_NUM_THREADS", "1");
+        command.output()
+    };
+    if !unshare("mount -t tmpfs none /tmp").is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP: this system lets nobody mount a small disk of their own");
+        return;
+    }
+    let world = World::new();
+    let yaml = |out: &str| {
+        let path = world.path(&format!("{out}_run.yaml"));
+        let text = serde_yaml::to_string(&world.uem(out, "linear", true)).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let train = |out: &str| {
+        format!("{} train-uem --resume -c {}", env!("CARGO_BIN_EXE_ood_seg"), yaml(out))
+    };
+    let whole = unshare(&train("whole")).unwrap();
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let sizes =
+        std::fs::read_dir(world.path("whole")).unwrap().map(|entry| entry.unwrap().metadata());
+    let pages: u64 = sizes.map(|file| file.unwrap().len().div_ceil(4096)).sum();
+    // Room for the files of one checkpoint, not for a second copy of the weights beside them.
+    let (disk, kept) = (world.path("full"), world.path("kept"));
+    let (disk, kept, part) = (disk.display(), kept.display(), (pages + 12) * 4096);
+    let run = train("full");
+    let script = format!(
+        "mkdir {disk} {kept}; mount -t tmpfs -o size={part} none {disk} || exit 9\n\
+         {run} && exit 8\n\
+         ls {disk} > {kept}/files; cp {disk}/state.safetensors {kept}/ || exit 7\n\
+         mount -o remount,size=64m {disk} && {run} && cp {disk}/* {kept}/"
+    );
+    let output = unshare(&script).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    let files = std::fs::read_to_string(world.path("kept/files")).unwrap();
+    assert!(files.contains("state.safetensors") && !files.contains(".part"), "{files}");
+    for file in ["state.safetensors", "last.safetensors"] {
+        let of = |run: &str| tensors(&world.path(run).join(file));
+        assert!(of("whole") == of("kept"), "{file}");
+    }
+}

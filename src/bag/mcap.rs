@@ -102,6 +102,10 @@ impl McapFile {
 /// The summary section, or why there is none.
 fn read_index(file: &mut File) -> McapResult<::mcap::Summary> {
     let size = file.metadata()?.len();
+    if !texts_fit(&summary_section(file, size)?) {
+        return Err(McapError::UnexpectedEof);
+    }
+    file.rewind()?;
     let options = SummaryReaderOptions::default().with_file_size(size);
     let mut reader = SummaryReader::new_with_options(options);
     while let Some(event) = reader.next_event() {
@@ -114,6 +118,68 @@ fn read_index(file: &mut File) -> McapResult<::mcap::Summary> {
         }
     }
     reader.finish().ok_or(McapError::BadFooter)
+}
+
+/// The bytes from the start of the summary to the footer; none where the footer says none.
+fn summary_section(file: &mut File, size: u64) -> McapResult<Vec<u8>> {
+    let footer = (RECORD_HEADER + 20 + ::mcap::MAGIC.len()) as u64;
+    let end = size.checked_sub(footer).ok_or(McapError::UnexpectedEof)?;
+    file.seek(SeekFrom::Start(end + RECORD_HEADER as u64))?;
+    let mut start = [0; 8];
+    file.read_exact(&mut start)?;
+    let start = u64::from_le_bytes(start);
+    let mut section = Vec::new();
+    if (1..end).contains(&start) {
+        file.seek(SeekFrom::Start(start))?;
+        file.take(end - start).read_to_end(&mut section)?;
+    }
+    Ok(section)
+}
+
+/// Whether every text of these records lies within its record: the crate reserves the length that a text
+/// claims, up to 4 GiB, before it looks.
+fn texts_fit(mut records: &[u8]) -> bool {
+    while let Some((&[opcode, ref length @ ..], rest)) =
+        records.split_first_chunk::<RECORD_HEADER>()
+    {
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let Some((body, next)) = rest.split_at_checked(length) else { return false };
+        let fixed = |bytes: usize, texts| fields(body.get(bytes..), texts).is_some();
+        let fits = match opcode {
+            op::SCHEMA => fixed(2, 2),
+            op::CHANNEL => fields(body.get(4..), 2).is_some_and(|metadata| {
+                // Keys and values behind the length of them all.
+                let mut texts = metadata.get(4..).filter(|texts| !texts.is_empty());
+                while let Some(left) = texts {
+                    let Some(left) = fields(Some(left), 1) else { return false };
+                    texts = Some(left).filter(|left| !left.is_empty());
+                }
+                true
+            }),
+            op::CHUNK => fixed(28, 1),
+            // The offsets' length is that of a text.
+            op::CHUNK_INDEX => {
+                fields(body.get(32..), 1).is_some_and(|rest| fields(rest.get(8..), 1).is_some())
+            }
+            op::ATTACHMENT_INDEX => fixed(40, 2),
+            op::METADATA_INDEX => fixed(16, 1),
+            _ => true,
+        };
+        if !fits {
+            return false;
+        }
+        records = next;
+    }
+    true
+}
+
+/// What follows `count` texts, each behind its length; `None` where one is longer than what is there.
+fn fields(mut bytes: Option<&[u8]>, count: usize) -> Option<&[u8]> {
+    for _ in 0..count {
+        let (length, rest) = bytes?.split_first_chunk()?;
+        bytes = rest.get(usize::try_from(u32::from_le_bytes(*length)).ok()?..);
+    }
+    bytes
 }
 
 /// The messages of a chunked file.
@@ -169,6 +235,9 @@ impl Chunks {
         let (Some(&op::CHUNK), Some(body)) = (record.first(), record.get(RECORD_HEADER..)) else {
             return Err(McapError::BadIndex);
         };
+        if !texts_fit(&record) {
+            return Err(McapError::UnexpectedEoc);
+        }
         // The reader below subtracts the lengths of an uncompressed chunk's records unchecked.
         if let Record::Chunk { header, data } = ::mcap::parse_record(op::CHUNK, body)?
             && header.compression.is_empty()

@@ -34,6 +34,8 @@ pub struct BagWriter {
     /// Where it is until then; removed on drop.
     part: tempfile::TempDir,
     file: PathBuf,
+    /// One file, without the folder and `metadata.yaml` around it.
+    single: bool,
     mcap: ::mcap::Writer<BufWriter<File>>,
     topics: Vec<Written>,
     /// First and last log time, ns.
@@ -46,6 +48,18 @@ impl BagWriter {
     /// # Errors
     /// [`Error::BadFile`] when something is there already; [`Error::Io`].
     pub fn create(path: &Path) -> Result<Self> {
+        Self::begin(path, false)
+    }
+
+    /// Begins a bag at `path` that will be one MCAP file, which says of itself all that matters.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_file(path: &Path) -> Result<Self> {
+        Self::begin(path, true)
+    }
+
+    fn begin(path: &Path, single: bool) -> Result<Self> {
         if path.exists() {
             let problem = "already there, a bag is never written over; remove it or name another";
             return Err(Error::bad_file(path, problem));
@@ -68,7 +82,8 @@ impl BagWriter {
             .compression(Some(::mcap::Compression::Zstd))
             .compression_threads(0); // threads would change the bytes from machine to machine
         let mcap = options.create(BufWriter::new(output)).map_err(bad(path))?;
-        Ok(Self { path: path.to_path_buf(), part, file, mcap, topics: Vec::new(), span: None })
+        let (path, topics) = (path.to_path_buf(), Vec::new());
+        Ok(Self { path, part, file, single, mcap, topics, span: None })
     }
 
     /// Adds a topic; `qos` is what a replay shall offer.
@@ -119,10 +134,13 @@ impl BagWriter {
     pub fn finish(mut self) -> Result<()> {
         self.mcap.finish().map_err(bad(&self.path))?;
         let metadata = self.metadata();
-        let Self { path, part, mcap, .. } = self;
+        let Self { path, part, file: name, single, mcap, .. } = self;
         let file = mcap.into_inner().into_inner();
         let synced = file.map_err(std::io::IntoInnerError::into_error).and_then(|f| f.sync_all());
         synced.map_err(Error::io(&path))?;
+        if single {
+            return std::fs::rename(part.path().join(name), &path).map_err(Error::io(&path));
+        }
         let yaml = metadata.into_yaml();
         let yaml = yaml.map_err(|source| Error::Yaml { path: path.clone(), source })?;
         std::fs::write(part.path().join("metadata.yaml"), yaml).map_err(Error::io(&path))?;

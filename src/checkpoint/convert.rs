@@ -158,6 +158,7 @@ impl Network {
             sha256: String::new(),
             variant: String::new(),
             calibration: None,
+            answer: None,
             backbone,
         };
         config.validate()?;

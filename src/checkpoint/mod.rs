@@ -27,6 +27,7 @@ use tch::{Device, Kind, Tensor};
 pub use convert::{Converted, Options, convert};
 
 use crate::config::ClassTable;
+use crate::model::answer::Answer;
 use crate::model::config::{BackboneConfig, Calibration, Source, SourceFile};
 use crate::model::{Model, ModelConfig, Precision};
 use crate::{Error, Result, file};
@@ -109,8 +110,8 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
     Ok(SourceFile { name: file_name(path), sha256: file.sha256 })
 }
 
-/// Writes a network's weights and sidecar; the same weights give the same bytes. A calibration stays
-/// behind: it was made for the weights that were read.
+/// Writes a network's weights and sidecar; the same weights give the same bytes. A calibration and
+/// an answer stay behind: they were made for the weights that were read.
 ///
 /// # Errors
 /// Weights that are not float32, not finite, all zero where that cannot be (matrices, norms' scales,
@@ -118,7 +119,7 @@ pub fn load_backbone(path: &Path, model: &mut Model) -> Result<SourceFile> {
 /// file is left behind then.
 pub fn save(model: &Model, path: &Path) -> Result<()> {
     let variant = model.config().variant();
-    let config = ModelConfig { variant, calibration: None, ..model.config().clone() };
+    let config = ModelConfig { variant, calibration: None, answer: None, ..model.config().clone() };
     write(path, &model.variables(), |sha256| ModelConfig { sha256, ..config })
 }
 
@@ -129,6 +130,15 @@ pub fn save(model: &Model, path: &Path) -> Result<()> {
 pub fn set_calibration(path: &Path, calibration: Calibration) -> Result<()> {
     let config = ModelConfig { calibration: Some(calibration), ..sidecar(path)? };
     config.validate()?;
+    write_yaml(&path.with_extension("yaml"), &config)
+}
+
+/// Writes the answer to the self-test's pictures into the sidecar of weights, which stay as they are.
+///
+/// # Errors
+/// A sidecar that cannot be read or written.
+pub fn set_answer(path: &Path, answer: Answer) -> Result<()> {
+    let config = ModelConfig { answer: Some(answer), ..sidecar(path)? };
     write_yaml(&path.with_extension("yaml"), &config)
 }
 

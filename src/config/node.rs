@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value as Yaml};
 
+use super::calibrated::Calibrated;
 use super::parameters::{Change, Parameter, Value};
 use crate::{Error, Result};
 
@@ -28,6 +29,7 @@ pub struct NodeConfig {
     pub silence_ms: u32,
     pub stale_after_ms: u32,
     pub budget_ms: u32,
+    pub degrade_after_ms: u32,
     pub max_width: u32,
     pub max_height: u32,
     pub max_bytes: u64,
@@ -38,12 +40,15 @@ pub struct NodeConfig {
     pub batch_cameras: usize,
     pub batch_wait_ms: u32,
     pub score: String,
-    pub ood_threshold: f64,
+    pub ood_threshold: Calibrated,
     pub obstacle: ObstacleParameters,
     pub quality: QualityParameters,
     pub record: RecordParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
+    pub selftest_period_s: u32,
+    pub hang_ms: u32,
+    pub memory_limit_mb: u32,
     pub use_sim_time: bool,
 }
 
@@ -70,7 +75,7 @@ pub struct CameraSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rate_hz: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ood_threshold: Option<f64>,
+    pub ood_threshold: Option<Calibrated>,
 }
 
 impl CameraSettings {
@@ -88,8 +93,8 @@ pub struct ObstacleParameters {
     pub min_area: usize,
     pub max_area: usize,
     pub min_road: f64,
-    pub temperature: f64,
-    pub offset: f64,
+    pub temperature: Calibrated,
+    pub offset: Calibrated,
     pub tolerance: f64,
 }
 
@@ -422,7 +427,7 @@ mod tests {
         };
         let threshold = ("ood_threshold", Value::Integer(3)); // as `ros2 param set` sends a 3
         let changed = change(&[threshold.clone(), ("jpeg_quality", Value::Integer(7))]).unwrap();
-        assert_eq!((changed.ood_threshold, changed.jpeg_quality), (3.0, 7));
+        assert_eq!((changed.ood_threshold, changed.jpeg_quality), (Calibrated(Some(3.0)), 7));
         let refused = [
             ("batch", Value::Integer(2), "read-only"),
             ("jpeg_quality", Value::Integer(101), "1 to 100"),
@@ -457,7 +462,8 @@ mod tests {
         );
         let config = load(&[first, second, value("ood_threshold", "3")]).unwrap();
         assert_eq!((config.batch, config.plan.as_str()), (4, "paper"));
-        assert_eq!((config.model.device.as_str(), config.ood_threshold), ("cpu", 3.0));
+        assert_eq!(config.ood_threshold, Calibrated(Some(3.0)));
+        assert_eq!(config.model.device, "cpu");
         assert_eq!(config.model.precision, "bf16");
     }
 
@@ -468,7 +474,8 @@ mod tests {
             ("batch", "two", "whole number"),
             ("batch", "0", "1 to 64"),
             ("batch", "-1", "whole number"),
-            ("ood_threshold", ".nan", "finite"),
+            ("ood_threshold", ".inf", "finite"),
+            ("obstacle.hysteresis", ".nan", "finite"),
             ("transport", "h264", "auto, raw, compressed"),
             ("model.device", "3", "quote"),
             ("use_sim_time", "1", "true or false"),
@@ -511,7 +518,10 @@ mod tests {
         assert_eq!((config.rotation, config.max_rate_hz), (0, 10.0));
         let front = CameraSettings { rotation: Some(180), ..CameraSettings::default() };
         assert_eq!(config.of_camera("front"), front);
-        let rear = CameraSettings { ood_threshold: Some(2.5), ..CameraSettings::default() };
+        let rear = CameraSettings {
+            ood_threshold: Some(Calibrated(Some(2.5))),
+            ..CameraSettings::default()
+        };
         assert_eq!(config.of_camera("rear"), rear);
         let shipped = serde_yaml::to_value(load(&[]).unwrap()).unwrap();
         for key in CameraSettings::KEYS {
@@ -540,7 +550,7 @@ mod tests {
         let dumped = values.iter().map(|(p, v)| value(&p.name, &serde_yaml::to_string(v).unwrap()));
         assert_eq!(load(&dumped.collect::<Vec<_>>()).unwrap(), config);
         let changed = config.changed(vec![("ood_threshold".into(), Value::Double(5.0))]).unwrap();
-        assert_eq!(changed, NodeConfig { ood_threshold: 5.0, ..config.clone() });
+        assert_eq!(changed, NodeConfig { ood_threshold: Calibrated(Some(5.0)), ..config.clone() });
         for (key, expected) in [
             ("camera_settings.front.ood_threshold", "read-only"),
             ("camera_settings.rear.ood_threshold", "read-only"),

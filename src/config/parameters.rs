@@ -37,6 +37,8 @@ pub enum Kind {
     Integer { least: i64, most: i64 },
     /// A number; a whole one is taken too.
     Double { least: f64, most: f64 },
+    /// A number, or NaN for the one in the model's calibration.
+    Calibrated { least: f64, most: f64 },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Any text.
@@ -67,7 +69,7 @@ pub enum Value {
 }
 
 use Change::{Live, ReadOnly};
-use Kind::{Bool, Choice, Double, Integer, QuarterTurn, Text, Texts};
+use Kind::{Bool, Calibrated, Choice, Double, Integer, QuarterTurn, Text, Texts};
 
 /// The parameters in the order of the shipped file.
 #[rustfmt::skip] // a table
@@ -89,7 +91,9 @@ pub const PARAMETERS: &[Parameter] = &[
     row("stale_after_ms", Integer { least: 1, most: 600_000 }, ReadOnly,
         "diagnostics: ERROR when a camera's newest image came longer ago"),
     row("budget_ms", Integer { least: 1, most: 600_000 }, ReadOnly,
-        "diagnostics: WARN for a frame that took longer, ERROR after 1 s of it"),
+        "diagnostics: WARN for a frame that took longer, ERROR after 1 s of it; status: late above it"),
+    row("degrade_after_ms", Integer { least: 0, most: 600_000 }, ReadOnly,
+        "frames over budget_ms for so long: the next of tiles, single, segmentor_only, no_result; 0: never"),
     row("max_width", Integer { least: 1, most: 65_535 }, ReadOnly,
         "px; a larger image is refused before anything is allocated"),
     row("max_height", Integer { least: 1, most: 65_535 }, ReadOnly,
@@ -114,8 +118,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "how long the first frame waits for those of other cameras; 0: what is there now"),
     row("score", Choice(&["llr", "neg_id", "ood", "msp", "max_logit", "entropy", "energy", "rba"]), ReadOnly,
         "what a pixel's strangeness is measured by, higher is stranger"),
-    row("ood_threshold", Double { least: -1e6, most: 1e6 }, Live,
-        "in units of the score; a pixel above it is an obstacle"),
+    row("ood_threshold", Calibrated { least: -1e6, most: 1e6 }, Live,
+        "in units of the score; a pixel above it is an obstacle; .nan: the calibration's, 0 where the model has none"),
     row("obstacle.hysteresis", Double { least: 0.0, most: 1e6 }, ReadOnly,
         "an obstacle reaches on as far as scores > ood_threshold - hysteresis; as shipped, every pixel above is one"),
     row("obstacle.mean_margin", Double { least: 0.0, most: 1e6 }, ReadOnly,
@@ -126,10 +130,10 @@ pub const PARAMETERS: &[Parameter] = &[
         "px; most pixels of an obstacle"),
     row("obstacle.min_road", Double { least: 0.0, most: 1.0 }, ReadOnly,
         "least share of it, or of its lower edge, on the drivable area; 0: anywhere"),
-    row("obstacle.temperature", Double { least: 1e-6, most: 1e6 }, ReadOnly,
-        "probability of a detection: mean sigmoid((score - offset) / temperature)"),
-    row("obstacle.offset", Double { least: -1e6, most: 1e6 }, ReadOnly,
-        "the score whose probability is one half"),
+    row("obstacle.temperature", Calibrated { least: 1e-6, most: 1e6 }, ReadOnly,
+        "probability of a detection: mean sigmoid((score - offset) / temperature); .nan: the calibration's, else 1"),
+    row("obstacle.offset", Calibrated { least: -1e6, most: 1e6 }, ReadOnly,
+        "the score whose probability is one half; .nan: the calibration's, else 0"),
     row("obstacle.tolerance", Double { least: 0.0, most: 1e6 }, ReadOnly,
         "px; how far ood/outlines may run from the pixels' edges"),
     row("quality.enabled", Bool, Live,
@@ -160,6 +164,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "of the outputs; reliable: up to 256 pictures are held per slow reader"),
     row("jpeg_quality", Integer { least: 1, most: 100 }, Live,
         "of overlay/image/compressed"),
+    row("selftest_period_s", Integer { least: 0, most: 3600 }, ReadOnly,
+        "the network answers a known picture that often, between frames; 0: at start only"),
+    row("hang_ms", Integer { least: 0, most: 600_000 }, ReadOnly,
+        "least time after which a frame in work is taken for a hang, exit code 71; ten times the usual if that is longer; 0: never"),
+    row("memory_limit_mb", Integer { least: 0, most: 1 << 20 }, ReadOnly,
+        "resident memory at which the node ends, exit code 70, to be started again; 0: no limit"),
     row("use_sim_time", Bool, Live,
         "true: status leaves latency_ms NaN; stamps pass through unchanged either way"),
 ];
@@ -218,8 +228,15 @@ impl Parameter {
             (Double { least, most }, Value::Double(x)) if (least..=most).contains(&x) => {
                 Ok(Value::Double(x))
             }
+            (Calibrated { least, most }, Value::Double(x))
+                if x.is_nan() || (least..=most).contains(&x) =>
+            {
+                Ok(Value::Double(x))
+            }
             #[expect(clippy::cast_precision_loss, reason = "ranges lie far below 2^53")]
-            (Double { .. }, Value::Integer(n)) => self.check(Value::Double(n as f64)),
+            (Double { .. } | Calibrated { .. }, Value::Integer(n)) => {
+                self.check(Value::Double(n as f64))
+            }
             (Choice(words), Value::Text(word)) if words.contains(&word.as_str()) => {
                 Ok(Value::Text(word))
             }
@@ -239,6 +256,7 @@ impl Parameter {
             QuarterTurn => "0, 90, 180, 270 degrees".into(),
             Integer { least, most } => format!("a whole number, {least} to {most}"),
             Double { least, most } => format!("a finite number, {least} to {most}"),
+            Calibrated { least, most } => format!("a finite number, {least} to {most}, or .nan"),
             Choice(words) => words.join(", "),
             Text => "a text; quote one that looks like a number".into(),
             Texts => "a list of texts, such as [front, rear]".into(),

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Score;
+use super::answer::Answer;
 use crate::config::ClassTable;
 use crate::{Error, Result};
 
@@ -37,6 +38,9 @@ pub struct ModelConfig {
     /// What `ood_seg calibrate` found for these weights; left out until it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// What these weights answer to the pictures of the self-test; left out until `ood_seg check --write`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
 }
 
 /// An operating point found on labelled frames, and what it was found on. It holds for frames like
@@ -379,6 +383,7 @@ impl ModelConfig {
             sha256: String::new(),
             variant: String::new(),
             calibration: None,
+            answer: None,
         };
         config.validate()?;
         Ok(config)

@@ -10,6 +10,7 @@
 //! The reference runs the backbone twice per call; once gives the same numbers.
 #![allow(clippy::unwrap_used, reason = "shapes are fixed by ModelConfig; a wrong one is a bug")]
 
+pub mod answer;
 pub mod config;
 pub mod device;
 pub mod dinov2;
@@ -160,6 +161,30 @@ impl Model {
     /// Where it runs.
     pub fn device(&self) -> Device {
         self.segmentor.device()
+    }
+
+    /// Arithmetic of the network.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The sum of its bits, taken as whole numbers, for every `parts`-th variable from number `part` on:
+    /// it changes with any one bit.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn bit_sums(&self, part: usize, parts: usize) -> Result<Vec<(String, i64)>> {
+        let failed = |error: tch::TchError| {
+            let problem = error.to_string().lines().next().unwrap_or_default().into();
+            Error::Torch { what: "adding up the weights", problem }
+        };
+        let sum = |(name, tensor): (String, Tensor)| {
+            let bits = if tensor.kind() == Kind::Float { Kind::Int } else { Kind::Int16 };
+            let sum = tensor.f_view_dtype(bits)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            Ok((name, sum))
+        };
+        let variables = self.variables().into_iter().skip(part).step_by(parts.max(1));
+        variables.map(sum).collect::<std::result::Result<_, _>>().map_err(failed)
     }
 
     /// Variables of the segmentor (backbone, decoder, head), names starting `segmentor.`.

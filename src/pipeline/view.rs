@@ -193,6 +193,7 @@ mod tests {
         let of = |height, width| {
             let pixels = height * width;
             let mut prediction = Prediction {
+                ood_fraction: 0.0,
                 header: crate::msg::Header::default(),
                 height,
                 width,

@@ -6,9 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread::{self, JoinHandle};
 
-use ros2_client::dds::rustdds::policy::{
-    Durability, History, Lifespan, Reliability, ResourceLimits,
-};
+use ros2_client::dds::rustdds::policy::{Durability, History, Lifespan, Reliability};
 use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
@@ -18,7 +16,7 @@ use serde::Serialize;
 
 use super::args::Network;
 use super::graph::Graph;
-use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed};
+use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed, offer_type_hashes};
 use super::service::Service;
 use crate::Result;
 use crate::msg::{LOG, Log};
@@ -39,6 +37,7 @@ impl Participant {
     /// [`crate::Error::Ros`] where there is no socket, no interface or no free participant number.
     pub(crate) fn new(network: Network, namespace: &str, name: &str) -> Result<Self> {
         let what = || format!("joining ROS domain {} as {name}", network.domain_id);
+        offer_type_hashes();
         let mut builder = DomainParticipantBuilder::new(network.domain_id)
             .socket_receive_buffer_size(RECEIVE_BUFFER)
             .socket_send_buffer_size(SEND_BUFFER);
@@ -84,12 +83,7 @@ impl Participant {
         type_name: &str,
         reliable: bool,
     ) -> Result<Subscription<M>> {
-        // RustDDS keeps 64 unread samples by default, and hands out the oldest first. The profile of
-        // ros2-client cannot carry the limit, so the topic does.
-        let limits =
-            ResourceLimits { max_samples: 1, max_instances: 1, max_samples_per_instance: 1 };
-        let qos = newest(reliable).resource_limits(limits).build();
-        let topic = self.topic(name, type_name, &qos)?;
+        let topic = self.topic(name, type_name, &newest(reliable).build())?;
         self.node(name)?.create_subscription(&topic, None).map_err(failed(|| name.to_owned()))
     }
 

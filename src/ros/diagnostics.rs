@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
 use crate::quality::Quality;
+use crate::supervisor::Watch;
 
 /// What a camera's thread knows, sent every 100 ms.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub(crate) struct Input {
     pub(crate) received: u64,
     /// Those that a newer one replaced unread.
     pub(crate) dropped: u64,
+    /// Those that a publisher sent and that never came, whole.
+    pub(crate) lost: u64,
     /// When the last one came.
     pub(crate) newest: Option<Instant>,
     /// DDS participants after the first.
@@ -60,8 +63,25 @@ pub(crate) struct Health {
     /// From when to when every frame was late.
     over_budget: Option<(Instant, Instant)>,
     transport: Transport,
+    process: Process,
+    /// Self-tests passed, and what was wrong in the last one.
+    tests: (u64, Option<String>),
+    /// That of the last frame of any camera, and that of the parameters.
+    mode: String,
+    plan: String,
+    /// The GPU that was hoped for is not there.
+    on_cpu: bool,
     dropping: Option<Instant>,
     shown: BTreeMap<String, Shown>,
+}
+
+/// What the supervisor knows.
+#[derive(Default)]
+struct Process {
+    hung: bool,
+    /// Resident memory and its ceiling, MB.
+    memory: [u64; 2],
+    rebuilds: u64,
 }
 
 /// One camera.
@@ -75,6 +95,18 @@ struct Camera {
     /// When masks went out in the last [`WINDOW`].
     published: VecDeque<Instant>,
     last_published: Option<Instant>,
+    /// Received and dropped over the last [`WINDOW`].
+    flow: VecDeque<(Instant, [u64; 2])>,
+    odd: Option<Odd>,
+}
+
+/// Since when a camera's masks say the same, everything or nothing, of pictures that differ.
+#[derive(Clone, Copy)]
+struct Odd {
+    since: Instant,
+    until: Instant,
+    first: u32,
+    differs: bool,
 }
 
 /// A level with its memory.
@@ -82,6 +114,44 @@ struct Camera {
 struct Shown {
     level: u8,
     last_bad: Option<Instant>,
+}
+
+impl Camera {
+    /// Share of the messages of the last [`WINDOW`] that a newer one replaced unread.
+    fn drop_ratio(&self) -> f32 {
+        let (Some((_, first)), Some((_, last))) = (self.flow.front(), self.flow.back()) else {
+            return 0.0;
+        };
+        let [received, dropped] = [0, 1].map(|i| last[i].saturating_sub(first[i]));
+        if received < FEW { 0.0 } else { dropped as f32 / received as f32 }
+    }
+
+    fn observe(&mut self, status: &FrameStatus, now: Instant) {
+        let share = status.ood_fraction;
+        let odd = status.state == FrameStatus::OK && (share == 0.0 || share > SATURATED);
+        let first = status.mask_crc32;
+        let new = Odd { since: now, until: now, first, differs: false };
+        self.odd = odd.then(|| {
+            let before = self.odd.unwrap_or(new);
+            Odd { until: now, differs: before.differs || before.first != first, ..before }
+        });
+    }
+
+    /// What is odd about this camera's masks, if it has been for long.
+    fn oddity(&self) -> Option<String> {
+        let Odd { since, until, differs, .. } = self.odd?;
+        let share = self.last.as_ref()?.ood_fraction;
+        (differs && until - since >= ODD_AFTER).then(|| {
+            let (name, seconds) = (&self.name, ODD_AFTER.as_secs());
+            let share = share * 100.0;
+            format!("{name}: {share:.0} % of the pixels above ood_threshold for over {seconds} s")
+        })
+    }
+}
+
+fn dropping(ratio: f32) -> String {
+    let percent = ratio * 100.0;
+    format!("{percent:.0} % of the images are replaced by newer ones; max_rate_hz leaves them out")
 }
 
 /// One status in the making.
@@ -98,6 +168,15 @@ const CLEAN: Duration = Duration::from_secs(2);
 /// Frames over the budget, or an active camera without masks, are an error after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Shares of dropped images that are a warning and an error.
+const DROPPING: [f32; 2] = [0.05, 0.2];
+/// Fewer messages say nothing about a share.
+const FEW: u64 = 20;
+/// A larger share of unknown pixels is not believed for long, and neither is none at all.
+const SATURATED: f32 = 0.6;
+/// How long.
+const ODD_AFTER: Duration = Duration::from_secs(60);
+
 impl Health {
     /// `node` goes before the name of each status, `model` is shown as it is.
     pub(crate) fn new(node: String, config: &NodeConfig, model: Vec<(String, String)>) -> Self {
@@ -109,20 +188,42 @@ impl Health {
             node,
             stale_after: Duration::from_millis(config.stale_after_ms.into()),
             budget_ms: config.budget_ms as f32,
-            model,
             cameras: config.cameras.iter().map(camera).collect(),
             times: VecDeque::new(),
             last: None,
             late: 0,
             over_budget: None,
             transport: Transport::default(),
+            process: Process::default(),
+            tests: (0, None),
+            mode: String::new(),
+            plan: config.plan.clone(),
+            on_cpu: config.model.device == "auto"
+                && model.iter().any(|(key, value)| key == "device" && value == "Cpu"),
             dropping: None,
             shown: BTreeMap::new(),
+            model,
         }
     }
 
-    pub(crate) fn input(&mut self, camera: usize, input: Input) {
-        self.cameras[camera].input = input;
+    /// What the supervisor knows now.
+    pub(crate) fn process(&mut self, watch: &Watch) {
+        let (hung, memory, rebuilds) = (watch.hung(), watch.memory_mb(), watch.rebuilds());
+        self.process = Process { hung, memory, rebuilds };
+    }
+
+    /// What came of a self-test; a node that failed one ends.
+    pub(crate) fn self_test(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.tests.0 += 1,
+            Err(problem) => self.tests.1 = Some(problem),
+        }
+    }
+
+    pub(crate) fn input(&mut self, camera: usize, input: Input, now: Instant) {
+        let camera = &mut self.cameras[camera];
+        camera.flow.push_back((now, [input.received, input.dropped]));
+        camera.input = input;
     }
 
     pub(crate) fn transport(&mut self, transport: Transport, now: Instant) {
@@ -135,6 +236,7 @@ impl Health {
     /// What became of a camera's frame; `now` is its end.
     pub(crate) fn frame(&mut self, camera: usize, status: FrameStatus, now: Instant) {
         let camera = &mut self.cameras[camera];
+        camera.observe(&status, now);
         if status.state == FrameStatus::OK {
             camera.published.push_back(now);
             camera.last_published = Some(now);
@@ -153,6 +255,7 @@ impl Health {
         } else {
             *camera.refused.entry(status.reason.clone()).or_default() += 1;
         }
+        self.mode.clone_from(&status.mode);
         camera.last = Some(status);
     }
 
@@ -165,8 +268,8 @@ impl Health {
         findings.extend(self.cameras.iter().map(quality));
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
-        let model = Finding::new(Level::OK, "loaded", self.model.clone());
-        findings.push(("model".into(), model));
+        findings.push(("model".into(), self.model()));
+        findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
         let mut changed = false;
         let mut status = |(name, finding): (String, Finding)| {
@@ -194,6 +297,7 @@ impl Health {
         while self.times.pop_front_if(|(time, _)| !recent(*time)).is_some() {}
         for camera in &mut self.cameras {
             while camera.published.pop_front_if(|time| !recent(*time)).is_some() {}
+            while camera.flow.pop_front_if(|(time, _)| !recent(*time)).is_some() {}
         }
     }
 
@@ -216,7 +320,11 @@ impl Health {
             (.., Some(age)) if age > self.stale_after => {
                 ("stale", Level::ERROR, format!("the newest image came {} ms ago", age.as_millis()))
             }
-            _ => ("active", Level::OK, "active".into()),
+            _ => match camera.drop_ratio() {
+                ratio if ratio > DROPPING[1] => ("dropping", Level::ERROR, dropping(ratio)),
+                ratio if ratio > DROPPING[0] => ("dropping", Level::WARN, dropping(ratio)),
+                _ => ("active", Level::OK, "active".into()),
+            },
         }
     }
 
@@ -233,6 +341,8 @@ impl Health {
             value("size", &or_na(size.map(|last| format!("{}x{}", last.width, last.height)))),
             value("received", &input.received),
             value("dropped", &input.dropped),
+            value("drop_ratio", &format!("{:.2}", camera.drop_ratio())),
+            value("lost_in_transport", &input.lost),
         ];
         let refused = camera.refused.iter();
         values.extend(refused.map(|(reason, count)| value(&format!("rejected/{reason}"), &count)));
@@ -251,6 +361,10 @@ impl Health {
                 let level = if until - since >= PATIENCE { Level::ERROR } else { Level::WARN };
                 (level, format!("frames take longer than budget_ms = {}", self.budget_ms))
             }
+            _ if self.mode().is_some_and(|mode| mode != self.plan) => {
+                let mode = self.mode().unwrap_or_default();
+                (Level::WARN, format!("degraded to {mode}: {} took too long", self.plan))
+            }
             (.., Some(_)) => (Level::OK, "within the budget".into()),
             (.., None) => (Level::OK, "no frame yet".into()),
         };
@@ -268,14 +382,20 @@ impl Health {
             value("window_s", &WINDOW.as_secs()),
             value("budget_ms", &self.budget_ms),
             value("late_frames", &self.late),
+            value("mode", &or_na(self.mode())),
             value("ood_threshold", &or_na(last.map(|last| last.ood_threshold))),
         ];
         Finding::new(level, message, values)
     }
 
+    /// The mode of the last frame of any camera.
+    fn mode(&self) -> Option<&str> {
+        Some(self.mode.as_str()).filter(|mode| !mode.is_empty())
+    }
+
     fn output(&self, now: Instant) -> Finding {
         let silent = |camera: &&Camera| {
-            let active = self.state(camera, now).0 == "active";
+            let active = ["active", "dropping"].contains(&self.state(camera, now).0);
             active && camera.last_published.is_some_and(|last| now - last > PATIENCE)
         };
         let silent: Vec<_> = self.cameras.iter().filter(silent).map(|c| c.name.clone()).collect();
@@ -298,6 +418,41 @@ impl Health {
             add("latency_ms", ms(latency));
             add("since_publication_ms", since(camera.last_published, now));
         }
+        Finding::new(level, message, values)
+    }
+
+    fn model(&self) -> Finding {
+        let (level, message) = match &self.tests.1 {
+            Some(problem) => (Level::ERROR, problem.clone()),
+            None if self.on_cpu => {
+                let wish = "no GPU: running on the CPU; model.device: cpu says that it is meant";
+                (Level::ERROR, wish.into())
+            }
+            None => match self.cameras.iter().find_map(Camera::oddity) {
+                Some(oddity) => (Level::WARN, oddity),
+                None => (Level::OK, "loaded".into()),
+            },
+        };
+        let mut values = self.model.clone();
+        values.push(value("self_tests_passed", &self.tests.0));
+        Finding::new(level, message, values)
+    }
+
+    fn process_finding(&self) -> Finding {
+        let Process { hung, memory: [resident, ceiling], rebuilds } = self.process;
+        let (level, message) = match hung {
+            true => (Level::ERROR, "something hangs: this process ends, to be started again"),
+            false if ceiling > 0 && resident > ceiling / 10 * 9 => {
+                (Level::WARN, "memory is near memory_limit_mb")
+            }
+            false => (Level::OK, "alive"),
+        };
+        let limit = (ceiling > 0).then_some(ceiling);
+        let values = vec![
+            value("resident_mb", &resident),
+            value("memory_limit_mb", &or_na(limit)),
+            value("rebuilds_for_memory", &rebuilds),
+        ];
         Finding::new(level, message, values)
     }
 
@@ -421,14 +576,14 @@ mod tests {
         let topic = "/front/image_raw".to_owned();
         let input = Input { topic, publishers: 1, ..Input::default() };
         let mismatch = Some("set reliability: auto".to_owned());
-        health.input(0, Input { mismatch, ..input.clone() });
+        health.input(0, Input { mismatch, ..input.clone() }, start);
         let message = expect(&mut health, 100, "qos_mismatch", Level::WARN);
         assert_eq!(message, "set reliability: auto");
-        health.input(0, input.clone());
+        health.input(0, input.clone(), start);
         expect(&mut health, 200, "waiting_image", Level::WARN);
-        health.input(0, Input { newest: Some(at(300)), ..input.clone() });
+        health.input(0, Input { newest: Some(at(300)), ..input.clone() }, start);
         expect(&mut health, 600, "active", Level::WARN); // not yet clean for long enough
-        health.input(0, Input { newest: Some(at(2200)), ..input.clone() });
+        health.input(0, Input { newest: Some(at(2200)), ..input.clone() }, start);
         expect(&mut health, 2300, "active", Level::OK);
         expect(&mut health, 2501, "stale", Level::ERROR);
         let (reason, text) = ("encoding".to_owned(), "rgb42 is not known".to_owned());
@@ -438,7 +593,7 @@ mod tests {
         assert_eq!(message, "encoding: rgb42 is not known");
         assert_eq!(find(&mut health, "dds", at(2600)).2["drops/encoding"], "1");
         health.frame(0, frame(5.0), at(2700));
-        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input });
+        health.input(0, Input { publishers: 0, newest: Some(at(2700)), ..input }, start);
         expect(&mut health, 2800, "no_publisher", Level::WARN);
     }
 
@@ -495,7 +650,7 @@ mod tests {
         assert_eq!(values["rear/rate_hz"], "n/a");
         (0..30).for_each(|i| health.frame(1, frame(5.0), at(100 * i)));
         let (publishers, newest) = (1, Some(at(4000)));
-        health.input(1, Input { publishers, newest, ..Input::default() });
+        health.input(1, Input { publishers, newest, ..Input::default() }, start);
         let (level, message, values) = find(&mut health, "output", at(4000));
         assert_eq!((level, values["rear/rate_hz"].as_str()), (Level::ERROR, "3.0"), "{message}");
         assert_eq!(
@@ -503,5 +658,45 @@ mod tests {
             ("1100", "250.0")
         );
         assert!(message.ends_with(": rear"), "{message}");
+    }
+
+    #[test]
+    fn a_share_of_dropped_images_is_a_warning_and_then_an_error() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let mut play = |share: u64, from: u64| {
+            for i in from..from + 100 {
+                let (now, received) = (start + Duration::from_millis(100 * i), 10 * i);
+                let dropped = received * share / 100;
+                let (publishers, newest) = (1, Some(now));
+                let input = Input { publishers, newest, received, dropped, ..Input::default() };
+                health.input(0, input, now);
+            }
+            find(&mut health, "input/front", start + Duration::from_millis(100 * (from + 99)))
+        };
+        assert_eq!(play(4, 0).0, Level::OK);
+        let (level, message, values) = play(10, 1000);
+        assert_eq!((level, &*values["drop_ratio"], &*values["state"]), (1, "0.10", "dropping"));
+        assert!(message.contains("max_rate_hz"), "{message}");
+        assert_eq!(play(60, 2000).0, Level::ERROR);
+    }
+
+    #[test]
+    fn masks_that_are_full_or_empty_for_a_minute_are_odd_unless_the_picture_stands_still() {
+        let (mut health, start) = (health("[front]"), Instant::now());
+        let mut play = |share: f32, from: u32, moves: bool| {
+            for i in from..from + 66 {
+                let mask_crc32 = if moves { i } else { 7 };
+                let now = start + Duration::from_secs(i.into());
+                health.frame(0, FrameStatus { ood_fraction: share, mask_crc32, ..frame(5.0) }, now);
+            }
+            find(&mut health, "model", start + Duration::from_secs((from + 66).into()))
+        };
+        assert_eq!(play(0.01, 0, true).0, Level::OK);
+        assert_eq!(play(0.0, 100, false).0, Level::OK);
+        assert_eq!(play(0.3, 200, true).0, Level::OK);
+        let (level, message, _) = play(0.0, 300, true);
+        assert!(level == Level::WARN && message.contains("front: 0 %"), "{message}");
+        assert_eq!(play(0.59, 400, true).0, Level::OK);
+        assert_eq!(play(0.61, 500, true).0, Level::WARN);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{MessageInfo, ReadError, ReadResult};
+use ros2_client::{Gid, MessageInfo, ReadError, ReadResult};
 use serde::de;
 
 use super::args::{Names, Network};
@@ -23,6 +23,7 @@ use super::slot::{Slot, slot};
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
 use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
+use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
 /// One message of a camera on its way to the main thread.
@@ -77,6 +78,8 @@ pub(crate) struct Links {
     pub(crate) stop: smol::channel::Receiver<()>,
     /// Where its state goes every [`TICK`].
     pub(crate) reports: Sender<Report>,
+    /// Where its life and its memory are watched.
+    pub(crate) watch: Watch,
 }
 /// Calibrations held until somebody looks: an image and its own may come in either order.
 pub(crate) const CALIBRATIONS: usize = 16;
@@ -114,17 +117,21 @@ impl Camera {
             slot,
             buffers: buffers.clone(),
             recycled,
-            links,
             calibrations: (calibrations, unread.clone()),
             sequence: 0,
             dropped: 0,
             limited: 0,
+            lost: 0,
+            gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
             newest: None,
             joined: (Instant::now(), 0),
             mismatch: None,
             watchdog: Watchdog::new(config.silence_ms),
             new_silence_ms,
+            pulse: links.watch.pulse(format!("ingest {name}")),
+            rebuilds: links.watch.rebuilds(),
+            links,
         };
         let participant = ingest.join()?;
         let thread = thread::Builder::new().name(format!("ingest {name}"));
@@ -181,10 +188,16 @@ struct Ingest {
     buffers: Sender<Vec<u8>>,
     recycled: Receiver<Vec<u8>>,
     links: Links,
+    pulse: Pulse,
+    /// Of those that the supervisor asked for, the last that was seen to.
+    rebuilds: u64,
     calibrations: (Sender<CameraInfo>, Receiver<CameraInfo>),
     sequence: u64,
     dropped: u64,
     limited: u64,
+    /// Messages that a publisher sent and that never came, whole.
+    lost: u64,
+    gaps: Gaps,
     rate: RateLimit,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
@@ -212,6 +225,7 @@ impl Ingest {
         };
         let mut first = Some(participant);
         while !self.links.stop.is_closed() {
+            self.pulse.beat();
             let participant = first.take().map_or_else(
                 || {
                     self.joined = (Instant::now(), self.joined.1 + 1);
@@ -259,12 +273,18 @@ impl Ingest {
                 COMPRESSED_IMAGE.type_name,
                 source.reliable,
             )?;
-            let messages = topic.async_stream().map(|read| Ok(Payload::Compressed(read?.0)));
+            let messages = topic.async_stream().map(|read| {
+                let (message, info) = read?;
+                Ok((Payload::Compressed(message), info))
+            });
             self.drain(participant, source, infos, messages).await
         } else {
             let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
             let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
-            let messages = topic.async_stream_seed(seed).map(|read| Ok(Payload::Raw(read?.0)));
+            let messages = topic.async_stream_seed(seed).map(|read| {
+                let (image, info) = read?;
+                Ok((Payload::Raw(image), info))
+            });
             self.drain(participant, source, infos, messages).await
         }
     }
@@ -274,7 +294,7 @@ impl Ingest {
         participant: &Participant,
         source: Source,
         infos: &mut Infos<'_>,
-        messages: impl FusedStream<Item = ReadResult<Payload>>,
+        messages: impl FusedStream<Item = ReadResult<(Payload, MessageInfo)>>,
     ) -> Result<Option<Source>> {
         let mut messages = pin!(messages);
         let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
@@ -283,6 +303,11 @@ impl Ingest {
             select_biased! {
                 _ = stop.recv().fuse() => return Ok(None),
                 _ = tick.select_next_some() => {
+                    self.pulse.beat();
+                    let asked = self.links.watch.rebuilds();
+                    if std::mem::replace(&mut self.rebuilds, asked) != asked {
+                        return Ok(None);
+                    }
                     if let Ok(silence_ms) = self.new_silence_ms.try_recv() {
                         self.watchdog = Watchdog::new(silence_ms);
                     }
@@ -298,7 +323,10 @@ impl Ingest {
                     }
                 }
                 message = messages.select_next_some() => match message {
-                    Ok(payload) => self.put(payload),
+                    Ok((payload, info)) => {
+                        self.lost += self.gaps.after(info.publisher_gid(), info.sequence_number());
+                        self.put(payload);
+                    }
                     Err(ReadError::Deserialization { reason }) => {
                         self.put(Payload::Undecodable(reason));
                     }
@@ -368,6 +396,7 @@ impl Ingest {
             mismatch,
             received: self.sequence,
             dropped: self.dropped,
+            lost: self.lost,
             newest: self.newest,
             rebuilds: self.joined.1,
         };
@@ -395,6 +424,23 @@ impl Ingest {
             let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);
             Frame { sequence, dropped, limited, received, payload }
         });
+    }
+}
+
+/// Notices what is missing in the numbers that DDS gives to the messages of a publisher.
+#[derive(Debug, Default)]
+struct Gaps(Option<(Gid, i64)>);
+
+impl Gaps {
+    /// Messages missing between the last one and this; none at the first of a publisher, and none when
+    /// an old one comes again.
+    fn after(&mut self, publisher: Gid, number: i64) -> u64 {
+        let last = self.0.replace((publisher, number));
+        let missing = match last {
+            Some((same, last)) if same == publisher => number.saturating_sub(last) - 1,
+            _ => 0,
+        };
+        u64::try_from(missing).unwrap_or(0)
     }
 }
 
@@ -544,6 +590,15 @@ mod tests {
         for cut in 4..bytes.len() {
             assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_gap_is_counted_within_the_messages_of_one_publisher() {
+        let (front, rear) = (Gid::from([1; 16]), Gid::from([2; 16]));
+        let mut gaps = Gaps::default();
+        let numbers = [(front, 7), (front, 8), (front, 11), (front, 11), (rear, 90), (front, 20)];
+        let missing = numbers.map(|(publisher, number)| gaps.after(publisher, number));
+        assert_eq!(missing, [0, 0, 2, 0, 0, 0]);
     }
 
     #[test]

@@ -22,15 +22,18 @@ use crate::msg::{
     Stamp,
 };
 use crate::quality::Quality;
+use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
-/// What another thread tells, with the index of the camera it is about.
+/// What another thread tells, with the index of the camera if it is about one.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// How a camera's input is.
     Input(usize, Input),
     /// What became of a camera's frame.
     Frame(usize, FrameStatus),
+    /// What came of a self-test, without a camera.
+    SelfTest(Result<(), String>),
     /// What was seen of a camera's picture; nothing when it was not looked at.
     Quality(usize, Option<Quality>),
 }
@@ -44,6 +47,8 @@ pub(crate) struct Monitor(JoinHandle<()>);
 /// What lives on it.
 struct Speaker {
     health: Health,
+    watch: Watch,
+    pulse: Pulse,
     diagnostics: Publisher<DiagnosticArray>,
     rosout: Publisher<Log>,
     latencies: Vec<Latency>,
@@ -89,7 +94,7 @@ impl Monitor {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        health: Health,
+        (health, watch): (Health, Watch),
         reports: Receiver<Report>,
         log: Receiver<Line>,
     ) -> Result<Self> {
@@ -102,6 +107,8 @@ impl Monitor {
         let topic = names.topic("/diagnostics")?;
         let speaker = Speaker {
             health,
+            pulse: watch.pulse("monitor"),
+            watch,
             diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
             rosout: participant.publish_log(&names.topic("/rosout")?)?,
             latencies,
@@ -151,7 +158,8 @@ impl Speaker {
 
     fn hear(&mut self, report: Report) {
         match report {
-            Report::Input(camera, input) => self.health.input(camera, input),
+            Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
+            Report::SelfTest(result) => self.health.self_test(result),
             Report::Quality(camera, quality) => self.health.quality(camera, quality),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
@@ -175,6 +183,8 @@ impl Speaker {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.pulse.beat();
+        self.health.process(&self.watch);
         self.read = self.graph.read_topics().into_iter().map(|(topic, _)| topic).collect();
         let due = self.spoke.is_none_or(|spoke| now.duration_since(spoke) >= PERIOD);
         if due {

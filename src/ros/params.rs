@@ -300,6 +300,11 @@ fn descriptor(name: String, cameras: &[String]) -> ParameterDescriptor {
             descriptor.integer_range.push(IntegerRange { from_value, to_value, step: 1 });
             ParameterType::INTEGER
         }
+        // No range here: a client that keeps to one cannot say NaN.
+        Kind::Calibrated { .. } => {
+            descriptor.additional_constraints = row.allowed();
+            ParameterType::DOUBLE
+        }
         Kind::Double { least: from_value, most: to_value } => {
             let range = FloatingPointRange { from_value, to_value, step: 0.0 }; // any step
             descriptor.floating_point_range.push(range);

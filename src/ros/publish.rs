@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::args::{Names, Network};
 use super::context::Participant;
+use super::e2e::{self, Identity};
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
@@ -68,8 +69,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The names of the classes come this often to readers that do not ask for what was sent before.
 const REMIND: Duration = Duration::from_secs(5);
 
-/// Red, as obstacles are in the overlay.
-const OUTLINE: [f32; 3] = [1.0, 0.0, 0.0];
+/// What image_transport calls a PNG of one channel; the trailing space is part of it.
+const PNG_OF_MONO8: &str = "mono8; png compressed ";
 
 impl Outputs {
     /// Joins DDS under the node's name and offers the topics of every camera.
@@ -166,18 +167,23 @@ impl Outputs {
     }
 
     /// Publishes what was [`wanted`](Self::wanted), the two masks if they are read, and beside them the
-    /// calibration at their size if there is one.
+    /// calibration at their size if there is one. Returns what the two masks can be checked against.
     ///
     /// # Errors
     /// An encoder that fails.
     pub(crate) fn publish(
         &self,
-        camera: usize,
+        (camera, identity): (usize, Identity),
         prediction: Prediction,
         calibration: Option<&CameraInfo>,
-    ) -> Result<()> {
+    ) -> Result<[u32; 2]> {
         let camera = &self.cameras[camera];
         let Prediction { header, height, width, classes, ood_mask, rgb, .. } = prediction;
+        let ood_mask = (!ood_mask.is_empty()).then_some(ood_mask);
+        let crc = |mask: &Vec<u8>| e2e::crc32(identity, &header, [height, width], mask);
+        let checks = [crc(&classes), ood_mask.as_ref().map_or(0, crc)];
+        #[cfg(feature = "fault-injection")]
+        let ood_mask = ood_mask.map(crate::fault::mask);
         let size = (height, width);
         let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
         if let Some(calibration) = calibration {
@@ -191,20 +197,14 @@ impl Outputs {
         }
         if let Some(obstacles) = prediction.obstacles {
             camera.detections.publish(obstacle::detections(&obstacles, &header));
-            camera.outlines.publish(obstacle::outlines(&obstacles, &header, OUTLINE));
+            camera.outlines.publish(obstacle::outlines(&obstacles, &header, obstacle::OUTLINE));
         }
-        if let Some(rgb) = rgb {
-            let mixed = overlay(&rgb, width, &classes, &ood_mask, &self.classes);
-            let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
-            let mixed = image("rgb8", mixed);
-            self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
-        }
+        // The masks first: encoding what is only looked at takes longer than all of them.
         let png = |plane: &[u8]| encode_png(height, width, plane);
-        let masks = [(&camera.semantic, Some(classes)), (&camera.ood, Some(ood_mask))];
-        let pictures = masks.into_iter().chain([(&camera.probability, prediction.probability)]);
-        for (pair, plane) in pictures.filter_map(|(pair, plane)| Some((pair, plane?))) {
-            // The trailing space is part of image_transport's format.
-            self.pair(pair, image("mono8", plane), "mono8; png compressed ", png)?;
+        for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))]
+        {
+            let Some(plane) = plane else { continue };
+            self.pair(pair, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
         }
         if let Some(confidence) = prediction.confidence {
             camera.confidence.publish(image("mono8", confidence));
@@ -213,24 +213,33 @@ impl Outputs {
             let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
             camera.score.publish(image("32FC1", bytes));
         }
-        Ok(())
+        if let Some(plane) = prediction.probability {
+            self.pair(&camera.probability, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
+        }
+        if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
+            let mixed = overlay(&rgb, width, &classes, ood_mask, &self.classes);
+            let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
+            let mixed = || image("rgb8", mixed.clone());
+            self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
+        }
+        Ok(checks)
     }
 
-    /// A picture and its compressed twin, each if it is read.
+    /// A picture and its compressed twin, each if it is read; the one that needs no encoder first.
     fn pair(
         &self,
         pair: &Pair,
-        image: Image,
+        image: impl Fn() -> Image,
         format: &str,
         encode: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
     ) -> Result<()> {
-        if self.reads(&pair.compressed) {
-            let (header, format) = (image.header.clone(), format.to_owned());
-            let data = encode(&image.data)?;
-            pair.compressed.publish(CompressedImage { header, format, data });
-        }
         if self.reads(&pair.raw) {
-            pair.raw.publish(image);
+            pair.raw.publish(image());
+        }
+        if self.reads(&pair.compressed) {
+            let Image { header, data, .. } = image();
+            let (data, format) = (encode(&data)?, format.to_owned());
+            pair.compressed.publish(CompressedImage { header, format, data });
         }
         Ok(())
     }

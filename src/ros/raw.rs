@@ -23,7 +23,7 @@ use super::args::Network;
 use crate::{Error, Result};
 
 /// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together.
-pub(super) const RECEIVE_BUFFER: usize = 64 << 20;
+pub const RECEIVE_BUFFER: usize = 64 << 20;
 /// Asked of the kernel for sending.
 pub(super) const SEND_BUFFER: usize = 16 << 20;
 /// Samples that a writer keeps: until the transport's own thread has sent them (with one, the second
@@ -52,7 +52,8 @@ pub struct Qos {
 }
 
 impl Qos {
-    fn policies(self) -> QosPolicies {
+    /// With a history of at most `depth`.
+    fn policies(self, depth: i32) -> QosPolicies {
         let reliability = match self.reliable {
             true => Reliability::Reliable { max_blocking_time: MAX_BLOCKING.into() },
             false => Reliability::BestEffort,
@@ -65,7 +66,7 @@ impl Qos {
         QosPolicyBuilder::new()
             .reliability(reliability)
             .durability(durability)
-            .history(History::KeepLast { depth: samples.min(DEPTH) })
+            .history(History::KeepLast { depth: samples.min(depth) })
             .resource_limits(ResourceLimits {
                 max_samples: samples,
                 max_instances: 1,
@@ -89,9 +90,18 @@ impl Participant {
     /// # Errors
     /// [`Error::Ros`]: no network, or no free port.
     pub fn new(domain: u16) -> Result<Self> {
+        Self::with_receive_buffer(domain, RECEIVE_BUFFER)
+    }
+
+    /// As [`Self::new`], with so many bytes asked of the kernel for what was not read yet.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_receive_buffer(domain: u16, bytes: usize) -> Result<Self> {
         let what = || format!("joining DDS domain {domain}");
+        offer_type_hashes();
         let participant = DomainParticipantBuilder::new(domain)
-            .socket_receive_buffer_size(RECEIVE_BUFFER)
+            .socket_receive_buffer_size(bytes)
             .socket_send_buffer_size(SEND_BUFFER)
             .build()
             .map_err(failed(what))?;
@@ -129,7 +139,7 @@ impl Participant {
         order: ByteOrder,
     ) -> Result<RawWriter> {
         let what = || format!("creating the writer of {name}");
-        let topic = self.topic(name, type_name, qos)?;
+        let topic = self.topic(name, type_name, qos.policies(DEPTH))?;
         let publisher = &self.publisher;
         let writer = match order {
             ByteOrder::Little => {
@@ -147,20 +157,16 @@ impl Participant {
     /// [`Error::Ros`].
     pub fn reader(&self, name: &str, type_name: &str, qos: Qos) -> Result<RawReader> {
         let what = || format!("creating the reader of {name}");
-        let topic = self.topic(name, type_name, qos)?;
+        let topic = self.topic(name, type_name, qos.policies(i32::MAX))?;
         let reader = self.subscriber.create_simple_datareader_no_key(&topic, None);
         let reader = reader.map_err(failed(what))?;
         Ok(RawReader { topic: name.into(), reader, matched: 0 })
     }
 
-    fn topic(&self, name: &str, type_name: &str, qos: Qos) -> Result<Topic> {
+    fn topic(&self, name: &str, type_name: &str, qos: QosPolicies) -> Result<Topic> {
         let dds_name = format!("rt/{}", name.trim_start_matches('/'));
-        let topic = self.participant.create_topic(
-            dds_name,
-            dds_type(type_name),
-            &qos.policies(),
-            TopicKind::NoKey,
-        );
+        let topic =
+            self.participant.create_topic(dds_name, dds_type(type_name), &qos, TopicKind::NoKey);
         topic.map_err(failed(|| format!("creating topic {name}")))
     }
 }
@@ -171,6 +177,23 @@ pub(super) fn dds_type(ros: &str) -> String {
         Some((package, name)) => format!("{}::dds_::{name}_", package.replace('/', "::")),
         None => ros.to_string(),
     }
+}
+
+/// The ROS name of a type, `sensor_msgs/msg/Image`, from that in DDS; as it is when it is none of ROS.
+fn ros_type(dds: &str) -> String {
+    let ros = dds.split_once("::dds_::").and_then(|(package, name)| {
+        Some(format!("{}/{}", package.replace("::", "/"), name.strip_suffix('_')?))
+    });
+    ros.unwrap_or_else(|| dds.to_string())
+}
+
+/// Lets every reader and writer of this process offer the hash of its type, where it is known.
+pub(super) fn offer_type_hashes() {
+    let user_data = |dds: &str| match crate::msg::type_hash(&ros_type(dds)) {
+        Some(hash) => format!("typehash={hash};").into_bytes(),
+        None => Vec::new(),
+    };
+    rustdds::USER_DATA.get_or_init(|| user_data);
 }
 
 /// Names a failure.
@@ -438,6 +461,10 @@ mod tests {
         assert_eq!(dds_type("sensor_msgs/msg/Image"), "sensor_msgs::msg::dds_::Image_");
         let event = "example_interfaces/srv/AddTwoInts_Event";
         assert_eq!(dds_type(event), "example_interfaces::srv::dds_::AddTwoInts_Event_");
+        for name in ["sensor_msgs/msg/Image", event] {
+            assert_eq!(ros_type(&dds_type(name)), name);
+        }
+        assert_eq!(ros_type("ShapeType"), "ShapeType");
     }
 
     #[test]

@@ -37,8 +37,9 @@ struct Running {
 }
 
 /// What a camera's last frame was, so that only changes are remarkable.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Camera {
+    mode: String,
     obstacles: bool,
     refused: bool,
     bad_picture: bool,
@@ -129,9 +130,13 @@ impl Recorder {
     /// The report on a frame.
     pub(crate) fn status(&mut self, camera: usize, status: &FrameStatus) {
         let Some(running) = &mut self.running else { return };
-        let refused = status.state != FrameStatus::OK && status.reason != "disabled";
+        let refused = status.state == FrameStatus::NO_DATA && status.reason != "disabled";
         let bad_picture = status.quality != 0;
         let last = &mut running.cameras[camera];
+        let mode = std::mem::replace(&mut last.mode, status.mode.clone());
+        if mode != status.mode && !mode.is_empty() && !status.mode.is_empty() {
+            self.trigger.pull_quietly("mode");
+        }
         for (now, before, cause) in
             [(refused, &mut last.refused, "fault"), (bad_picture, &mut last.bad_picture, "picture")]
         {

@@ -5,9 +5,6 @@
 //! the first 16 bytes of the payload (`cdds_request_header_t`, the client and its sequence number). A
 //! server of ros2-client knows one of them; this one tells them apart by the vendor id with which the
 //! GUID of a request's writer begins. Requests are little-endian, as on every platform of ROS 2.
-//!
-//! Only a client that looks for it gets inline QoS back: RustDDS 0.15 writes it wrongly into the fragments
-//! of a sample that is too long for one datagram.
 
 use std::fmt;
 
@@ -66,10 +63,9 @@ impl Service {
     pub(crate) fn reply(&self, request: &Request, message: &[u8]) {
         let cdr = message.get(ENCAPSULATION..).unwrap_or_default();
         let body = Body([&request.header, cdr].concat());
-        let mut options = WriteOptionsBuilder::new().source_timestamp(Timestamp::now());
-        if request.header.is_empty() {
-            options = options.related_sample_identity(SampleIdentity::from(request.id));
-        }
+        let options = WriteOptionsBuilder::new()
+            .source_timestamp(Timestamp::now())
+            .related_sample_identity(SampleIdentity::from(request.id));
         if let Err(error) = self.replies.write_with_options(body, options.build()) {
             log::warn!("{}: no reply sent: {error:?}", self.name);
         }

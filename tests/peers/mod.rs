@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Lines of a child's output, as they come.
-fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     let read = move || {
         BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
@@ -151,10 +151,17 @@ pub(crate) fn command(domain: u16) -> Command {
 
 impl Node {
     pub(crate) fn start(domain: u16, ros_args: &[&str]) -> Self {
+        Self::start_with(domain, ros_args, &[])
+    }
+
+    /// With these environment variables too.
+    pub(crate) fn start_with(domain: u16, ros_args: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let weights = format!("model.weights:={}", weights(folder.path()).display());
         let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
-        let mut child = command(domain).args(fixed).args(ros_args).spawn().unwrap();
+        let mut command = command(domain);
+        command.envs(env.iter().copied());
+        let mut child = command.args(fixed).args(ros_args).spawn().unwrap();
         let log = lines(child.stderr.take().unwrap());
         Self { child, log, folder }
     }
@@ -178,7 +185,22 @@ impl Node {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        panic!("the node did not end");
+        panic!("the node did not end: {:#?}", self.log.try_iter().collect::<Vec<_>>());
+    }
+
+    /// The next line of its log with this word, and what was logged before it.
+    pub(crate) fn wait(&self, word: &str) -> (String, Vec<String>) {
+        let end = Instant::now() + PATIENCE;
+        let mut before = Vec::new();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("no `{word}` in {before:#?}"));
+            if line.contains(word) {
+                return (line, before);
+            }
+            before.push(line);
+        }
     }
 
     /// Resident memory, MB.

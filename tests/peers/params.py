@@ -4,7 +4,7 @@
 
 Steps are done in order; one JSON list on stdout holds what each brought: the reply of a service, the
 status of a picture shown to /camera, the changes told on /parameter_events since the first call.
-A parameter's value is [type, value], such as ["double", 0.5].
+A parameter's value is [type, value], such as ["double", 0.5]; NaN comes back as ".nan".
 """
 
 import json
@@ -122,6 +122,7 @@ def to_json(value):
     if isinstance(value, ParameterValue):
         kind = KINDS[value.type]
         found = getattr(value, f"{kind}_value", None)
+        found = ".nan" if found != found else found  # JSON has no NaN, a dump writes it so
         return [kind, list(found) if kind.endswith("array") else found]
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]

@@ -12,7 +12,12 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
    "p": [12 numbers], "stamp": ..., "frame_id": ...}
   {"do": "read", "topic": ..., "type": a key of TYPES, "reliable": false, "latched": false,
    "save": "folder"}
+  {"do": "check", "mask": "/camera/ood/image", "status": "/camera/status", "tamper": "" | "flip" | "replay"}
+   the masks against their statuses (e2e.py), as they come or tampered with: {"verdict": .., "stamp": ..,
+   "trusted": ..}
+  {"do": "guid"}                                 answers {"guid": the participant's, 32 hexadecimal digits}
   {"do": "sleep", "seconds": 0.5}
+  {"do": "topics"}  the names of all topics with a reader or writer, ours included: {"topics": [..]}
 Publishing makes the writer and waits until `readers` (default 1) are matched, `timeout` s (default 20).
 Defaults: step = width, stamp [1, 0], frame_id "camera", best effort. Answers: {"done": ..}, or
 {"error": ..}. Events: {"topic": .., "type": .., "stamp": [s, ns], "frame_id": .., ..., "length": ..,
@@ -31,6 +36,11 @@ import time
 import zlib
 from dataclasses import asdict, dataclass, fields
 
+from cyclonedds.builtin import (
+    BuiltinDataReader,
+    BuiltinTopicDcpsPublication,
+    BuiltinTopicDcpsSubscription,
+)
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.idl import IdlStruct
 from cyclonedds.idl.types import array, float32, float64, int32, sequence, uint8, uint16, uint32, uint64
@@ -39,6 +49,8 @@ from cyclonedds.qos import Policy, Qos
 from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 from cyclonedds.util import duration
+
+from e2e import Checker
 
 
 @dataclass
@@ -98,6 +110,13 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     score: str
     ood_threshold: float32
     model_sha256: str
+    age_ms: float32
+    late: bool
+    mode: str
+    ood_fraction: float32
+    run_id: uint32
+    mask_crc32: uint32
+    ood_crc32: uint32
     quality: uint16
 
 
@@ -411,6 +430,39 @@ class Peer:
         reader = DataReader(self.participant, self.topic(c["topic"], TYPES[c["type"]], qos), qos=qos)
         self.readers.append((reader, c))
 
+    def topics(self, _):
+        kinds = (BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription)
+        readers = [BuiltinDataReader(self.participant, kind) for kind in kinds]
+        names = {sample.topic_name for reader in readers for sample in reader.take(N=1000)}
+        say(topics=sorted(name.removeprefix("rt") for name in names if name.startswith("rt/")))
+
+    def check(self, c):
+        checker = Checker()
+        for kind, reliable in [("mask", False), ("status", True)]:
+            read = {"topic": c[kind], "type": {"mask": "image"}.get(kind, kind), "reliable": reliable}
+            self.read(read | {"checker": checker, "tamper": c.get("tamper", "")})
+
+    def verdict(self, command, message):
+        checker, tamper = command["checker"], command["tamper"]
+        stamp = (message.header.stamp.sec, message.header.stamp.nanosec)
+        if command["type"] == "status":
+            parts = checker.status, (asdict(message) | {"stamp": stamp},)
+        else:
+            data = bytearray(message.data)
+            if tamper == "flip":
+                data[len(data) // 2] ^= 1
+            parts = checker.mask, (stamp, message.height, message.width, bytes(data))
+        command["last"] = parts
+        verdict = parts[0](*parts[1])
+        if verdict and tamper == "replay":
+            for _, other in self.readers:
+                if other.get("checker") is checker:
+                    verdict = other["last"][0](*other["last"][1])
+        if verdict:
+            say(verdict=verdict, stamp=list(stamp), trusted=checker.trusted())
+    def guid(self, _):
+        say(guid=self.participant.guid.hex)
+
     def sleep(self, c):
         end = time.monotonic() + c["seconds"]
         self.poll()
@@ -422,7 +474,7 @@ class Peer:
         for reader, command in self.readers:
             for message in reader.take(N=64):
                 if isinstance(message, IdlStruct):
-                    self.event(command, message)
+                    (self.verdict if "checker" in command else self.event)(command, message)
 
     def event(self, command, message):
         header = getattr(message, "header", None) or Header(message.stamp, "")

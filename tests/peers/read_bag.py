@@ -1,6 +1,6 @@
 """Reads a bag with PyPI `rosbags` and `mcap` and prints what is in it, one JSON document.
 
-Usage: read_bag.py BAG_FOLDER
+Usage: read_bag.py BAG, a folder or one .mcap file
 """
 
 import hashlib
@@ -10,13 +10,15 @@ from pathlib import Path
 
 from mcap.reader import make_reader
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 bag = Path(sys.argv[1])
 store = get_typestore(Stores.ROS2_JAZZY)
 messages, topics = [], {}
 with Reader(bag) as reader:
     for connection in reader.connections:
+        if connection.msgtype not in store.types:  # vision_msgs: as the bag itself says
+            store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
         qos = connection.ext.offered_qos_profiles[0]
         topics[connection.topic] = [
             connection.msgtype,
@@ -31,7 +33,7 @@ with Reader(bag) as reader:
         digest = hashlib.sha256(data).hexdigest()
         messages.append([connection.topic, time, [stamp.sec, stamp.nanosec], digest])
 
-with open(next(bag.glob("*.mcap")), "rb") as file:
+with open(next(bag.glob("*.mcap")) if bag.is_dir() else bag, "rb") as file:
     reader = make_reader(file, validate_crcs=True)
     again = [
         [channel.topic, message.log_time, hashlib.sha256(message.data).hexdigest()]

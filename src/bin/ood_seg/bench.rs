@@ -175,7 +175,9 @@ impl Node {
                 match &output.message {
                     Message::Status(status) => {
                         dropped = status.dropped;
-                        work_ms.push(f64::from(status.decode_ms + status.inference_ms));
+                        let before = status.decode_ms + status.preprocess_ms;
+                        let after = status.inference_ms + status.postprocess_ms;
+                        work_ms.push(f64::from(before + after));
                     }
                     Message::Picture(_) if output.topic == session::MASK => {
                         masks.extend(self.session.latency_ms(&output));

@@ -2,9 +2,14 @@
 
 use std::time::Instant;
 
-use ood_segmentation::model::Score;
-use ood_segmentation::{Error, Result};
-use tch::{Kind, Tensor};
+use ood_segmentation::image::Limits;
+use ood_segmentation::model::{Model, Precision, Score};
+use ood_segmentation::obstacle::ObstacleConfig;
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::selftest::{self, SelfTest};
+use ood_segmentation::window::Plan;
+use ood_segmentation::{Error, Result, checkpoint};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelArgs;
 
@@ -13,6 +18,10 @@ use crate::model::ModelArgs;
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// Write the network's answer to the self-test's pictures into the sidecar: every node that runs
+    /// these weights compares with it before it publishes
+    #[arg(long)]
+    write: bool,
 }
 
 /// Loads the weights strictly, runs one window and says what it saw.
@@ -37,5 +46,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let digest = if file.sha256.is_empty() { "" } else { " sha256 " };
         println!("made by   {} from {}{digest}{}", config.source.tool, file.name, file.sha256);
     }
+    self_test(args, model)
+}
+
+/// Compares the answer to the self-test's pictures with the sidecar's, or writes it there.
+fn self_test(args: &Args, model: Model) -> Result<()> {
+    let score = if model.config().uem.is_some() { Score::Llr } else { Score::NegId };
+    let config = PipelineConfig {
+        plan: Plan::Single,
+        batch: 1,
+        score,
+        ood_threshold: 0.0,
+        obstacle: ObstacleConfig::default(),
+        limits: Limits::default(),
+    };
+    let pipeline = Pipeline::new(model, config)?;
+    if !args.write {
+        let stored = SelfTest::start(&pipeline)?.stored();
+        let said =
+            if stored { "that of the sidecar" } else { "none in the sidecar: check --write" };
+        println!("answer    {said}");
+        return Ok(());
+    }
+    let model = pipeline.model();
+    if (model.device(), model.precision()) != (Device::Cpu, Precision::F32) {
+        let found = format!("{:?}, {}", model.device(), model.precision());
+        return Err(Error::setting("--write", &found, "--device cpu --precision f32"));
+    }
+    checkpoint::set_answer(&args.model.weights, selftest::answer(&pipeline)?)?;
+    println!("answer    written into the sidecar");
     Ok(())
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if done.variant == "backbone" {
         println!("next      train a segmentor on it; alone it cannot segment");
     } else {
-        println!("next      ood_seg check --weights {}", args.out.display());
+        println!("next      ood_seg check --write --device cpu --weights {}", args.out.display());
     }
     Ok(())
 }

@@ -85,8 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     println!("starting the node and playing {count} frames to it over DDS");
     let stop = stop_on_signal()?;
-    let parameters = [format!("plan:={}", args.plan), format!("ood_threshold:={threshold:?}")];
-    let session = Session::start(&weights, &parameters)?;
+    let session = Session::start(&weights, &[format!("plan:={}", args.plan)])?;
     let mut demo = Demo::new(session, (classes, threshold), &args.out, count);
     demo.play(shots, &stop)?;
     if stop.load(Ordering::Relaxed) {

@@ -1,9 +1,11 @@
 //! What `INPUT...` names: image files, folders of images, rosbags; frame after frame.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ood_segmentation::bag::{BagReader, Message};
+use ood_segmentation::bag::{BagReader, Message, Topic};
 use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::msg::{self, CAMERA_INFO, CameraInfo};
 use ood_segmentation::{Error, Result};
 
 /// File name endings read as images.
@@ -19,6 +21,8 @@ pub(crate) struct Frame {
     pub(crate) image: Image,
     /// Camera and log time in nanoseconds, for a frame from a bag.
     pub(crate) recorded: Option<(String, u64)>,
+    /// The newest calibration that the bag has of the camera by then, or else its first.
+    pub(crate) calibration: Option<CameraInfo>,
 }
 
 /// One entry of the work list.
@@ -78,13 +82,24 @@ impl Inputs {
                 Input::File { path, name } => {
                     let (source, name) = (path.display().to_string(), name.clone());
                     let image = Image::read_file(path, limits);
-                    each(image.map(|image| Frame { source, name, image, recorded: None }))?;
+                    let frame =
+                        |image| Frame { source, name, image, recorded: None, calibration: None };
+                    each(image.map(frame))?;
                 }
                 Input::Bag { path, topics, .. } => {
-                    for message in BagReader::open(path)?.messages(topics)? {
+                    let bag = BagReader::open(path)?;
+                    let mut calibrations = Calibrations::of(&bag, topics)?;
+                    for message in bag.messages(&[&topics[..], &calibrations.topics].concat())? {
                         let message = message?;
+                        if calibrations.take(&message) {
+                            continue;
+                        }
                         let place = place(&message.topic, topics);
-                        each(frame(path, &message, place, limits))?;
+                        let frame = frame(path, &message, place, limits).map(|frame| {
+                            let calibration = calibrations.newest(camera(&message.topic));
+                            Frame { calibration, ..frame }
+                        });
+                        each(frame)?;
                     }
                 }
             }
@@ -184,7 +199,50 @@ fn frame(bag: &Path, message: &Message, place: &str, limits: &Limits) -> Result<
     let stamp = image.header.stamp;
     let name = format!("{}/{}.{:09}", place.trim_matches('/'), stamp.sec, stamp.nanosec);
     let recorded = Some((camera(&message.topic).to_string(), message.log_time_ns));
-    Ok(Frame { source, name: name.into(), image, recorded })
+    Ok(Frame { source, name: name.into(), image, recorded, calibration: None })
+}
+
+/// What the `camera_info` topics beside a bag's image topics said last.
+struct Calibrations {
+    topics: Vec<String>,
+    /// By camera.
+    newest: HashMap<String, CameraInfo>,
+}
+
+impl Calibrations {
+    /// Begins with the first of every camera: a driver may send it after the picture it belongs to.
+    fn of(bag: &BagReader, images: &[String]) -> Result<Self> {
+        let beside = |name: &str| images.iter().any(|image| camera(image) == camera(name));
+        let is_info = |topic: &&Topic| {
+            topic.type_name == CAMERA_INFO.type_name
+                && topic.name.ends_with("/camera_info")
+                && beside(&topic.name)
+        };
+        let topics = bag.topics().iter().filter(is_info).map(|topic| topic.name.clone()).collect();
+        let mut found = Self { topics, newest: HashMap::new() };
+        for topic in found.topics.clone() {
+            if let Some(first) = bag.messages(&[topic])?.next() {
+                found.take(&first?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the message was a calibration; one that cannot be read is none.
+    fn take(&mut self, message: &Message) -> bool {
+        if message.type_name != CAMERA_INFO.type_name {
+            return false;
+        }
+        match msg::decode(&message.data) {
+            Ok(info) => drop(self.newest.insert(camera(&message.topic).to_owned(), info)),
+            Err(error) => log::warn!("{}: {error}", message.topic),
+        }
+        true
+    }
+
+    fn newest(&self, camera: &str) -> Option<CameraInfo> {
+        self.newest.get(camera).cloned()
+    }
 }
 
 /// The camera's namespace: `/camera/front` of `/camera/front/image_raw/compressed`.

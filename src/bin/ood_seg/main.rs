@@ -1,6 +1,7 @@
 //! `ood_seg`: the offline tools. One file and one match arm per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod bag_out;
 mod bench;
 mod calibrate;
 mod check;
@@ -20,6 +21,7 @@ mod session;
 mod signal;
 mod soak;
 mod synth;
+mod synth_bag;
 mod train;
 
 use std::process::ExitCode;

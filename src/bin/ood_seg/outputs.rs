@@ -1,17 +1,11 @@
-//! Where `segment` puts its results: a folder of files, or one bag.
+//! The files that `segment` puts into a folder.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use ood_segmentation::bag::{BagWriter, Qos, TopicId};
 use ood_segmentation::config::ClassTable;
-use ood_segmentation::image::Image;
-use ood_segmentation::msg;
 use ood_segmentation::pipeline::{Planes, Prediction};
 use ood_segmentation::{Error, Result, file, image, overlay};
-
-use crate::inputs::Frame;
 
 /// A kind of result file.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -112,68 +106,8 @@ fn write_npy(path: &Path, height: usize, width: usize, plane: &[f32]) -> Result<
     })
 }
 
-/// One bag with every output of every frame, under the topic names of the node.
-pub(crate) struct BagOut {
-    bag: BagWriter,
-    topics: HashMap<String, TopicId>,
-}
-
-impl BagOut {
-    /// Begins the bag, which appears when it is finished.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        Ok(Self { bag: BagWriter::create(path)?, topics: HashMap::new() })
-    }
-
-    /// Writes the outputs of one recorded picture with its header, at the time it was recorded.
-    ///
-    /// # Errors
-    /// A picture that is not from a bag: it has neither camera nor time.
-    pub(crate) fn add(
-        &mut self,
-        frame: &Frame,
-        prediction: &Prediction,
-        classes: &ClassTable,
-    ) -> Result<()> {
-        let Some((camera, log_time_ns)) = &frame.recorded else {
-            let problem = "a picture file has no camera and no time: --bag-out takes bags only";
-            return Err(Error::bad_file(&frame.source, problem));
-        };
-        let score = prediction.score.iter().flatten().flat_map(|value| value.to_le_bytes());
-        let planes = [
-            ("semantic/image", "mono8", prediction.classes.clone()),
-            ("semantic/confidence", "mono8", prediction.confidence.clone().unwrap_or_default()),
-            ("ood/image", "mono8", prediction.ood_mask.clone()),
-            ("ood/probability", "mono8", prediction.probability.clone().unwrap_or_default()),
-            ("ood/score", "32FC1", score.collect()),
-            ("overlay/image", "rgb8", overlay_of(prediction, classes)),
-        ];
-        for (name, encoding, data) in planes {
-            let (h, w) = (prediction.height, prediction.width);
-            let image = Image::packed(prediction.header.clone(), (h, w), encoding, data);
-            self.write(&format!("{camera}/{name}"), *log_time_ns, &image)?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, topic: &str, log_time_ns: u64, image: &Image) -> Result<()> {
-        let bad = |error: msg::CdrError| Error::bad_file(topic, error.to_string());
-        let bytes = msg::encode(image).map_err(bad)?;
-        let id = match self.topics.get(topic) {
-            Some(id) => *id,
-            None => self.bag.add_topic(topic, &msg::IMAGE, Qos::default())?,
-        };
-        self.topics.insert(topic.to_owned(), id);
-        self.bag.write(id, log_time_ns, &bytes)
-    }
-
-    /// Completes the bag.
-    pub(crate) fn finish(self) -> Result<()> {
-        self.bag.finish()
-    }
-}
-
 /// Classes and OoD mask over the picture, rgb8.
-fn overlay_of(prediction: &Prediction, classes: &ClassTable) -> Vec<u8> {
+pub(crate) fn overlay_of(prediction: &Prediction, classes: &ClassTable) -> Vec<u8> {
     let rgb = prediction.rgb.as_deref().unwrap_or_default();
     overlay::overlay(rgb, prediction.width, &prediction.classes, &prediction.ood_mask, classes)
 }

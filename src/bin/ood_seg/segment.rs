@@ -12,9 +12,10 @@ use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes, Prediction};
 use ood_segmentation::window::Plan;
 use ood_segmentation::{Error, Result};
 
+use crate::bag_out::BagOut;
 use crate::inputs::{Frame, Inputs};
 use crate::model::ModelArgs;
-use crate::outputs::{BagOut, Folder, Kind};
+use crate::outputs::{Folder, Kind};
 use crate::signal::{interrupted, stop_on_signal};
 
 /// What to segment, how, and where the results go.
@@ -39,6 +40,12 @@ pub(crate) struct Args {
     /// Write one bag (mcap) with every output of every frame instead of files; inputs must be bags
     #[arg(long)]
     bag_out: Option<PathBuf>,
+    /// Write one MCAP file that Foxglove, Lichtblick and Rerun open: pictures and every output
+    #[arg(long, value_name = "FILE.mcap", conflicts_with = "bag_out")]
+    foxglove: Option<PathBuf>,
+    /// Pictures per second in that file, of those that were not recorded in a bag
+    #[arg(long, default_value_t = 1.0, value_parser = frames_per_second)]
+    fps: f64,
 }
 
 /// How the pipeline works on a frame.
@@ -104,9 +111,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let inputs = Inputs::find(&args.input, &args.topics)?;
     let pipeline = args.pipeline.open(&args.model)?;
     let job = Job { inputs, pipeline, stop: stop_on_signal()? };
-    match &args.bag_out {
-        Some(path) => job.write_bag(path),
-        None => job.write_folder(args),
+    match (&args.bag_out, &args.foxglove) {
+        (Some(path), _) => job.write_bag(path, BagOut::create(path)?),
+        (_, Some(path)) => job.write_bag(path, BagOut::with_pictures(path, args.fps)?),
+        _ => job.write_folder(args),
     }
 }
 
@@ -129,16 +137,10 @@ impl Job {
         self.all(done, &args.out)
     }
 
-    fn write_bag(&self, path: &Path) -> Result<()> {
+    fn write_bag(&self, path: &Path, mut bag: BagOut) -> Result<()> {
         let classes = &self.pipeline.model().config().classes;
-        let mut bag = BagOut::create(path)?;
-        let planes = Planes {
-            score: true,
-            confidence: true,
-            probability: true,
-            rgb: true,
-            ..Planes::default()
-        };
+        let planes =
+            Planes { score: true, confidence: true, probability: true, rgb: true, obstacles: true };
         let write = |frame: &_, prediction: &_| bag.add(frame, prediction, classes);
         let done = self.segment(path, planes, write)?;
         if done > 0 {
@@ -193,6 +195,12 @@ impl Job {
         let problem = format!("{done} of {total} pictures, the others could not be segmented");
         Err(Error::bad_file(place, problem))
     }
+}
+
+/// A rate that gives every picture a time of its own.
+fn frames_per_second(text: &str) -> std::result::Result<f64, String> {
+    let rate = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    if (0.001..=1000.0).contains(&rate) { Ok(rate) } else { Err("not 0.001 to 1000".to_owned()) }
 }
 
 /// A bar with count, rate and time left; nothing on a pipe.

@@ -1,4 +1,4 @@
-//! `ood_seg synth`: data sets of the drawn road world in the published layouts.
+//! `ood_seg synth`: data sets of the drawn road world in the published layouts, and a camera's bag.
 
 use std::fs;
 use std::io::Write;
@@ -13,13 +13,17 @@ use ood_segmentation::data::synth::{
 use ood_segmentation::{Error, Result, file};
 
 use crate::segment::progress;
+use crate::synth_bag::Recording;
 
 /// How much to draw, and where it goes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// New folder for `cityscapes/`, `coco/`, `dataset_AnomalyTrack/` and `dataset_ObstacleTrack/`
+    /// New folder for `cityscapes/`, `coco/`, `dataset_AnomalyTrack/` and `dataset_ObstacleTrack/`,
+    /// or, with --bag, the new bag
     #[arg(short, long)]
     out: PathBuf,
+    #[command(flatten)]
+    bag: Recording,
     /// The same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -76,8 +80,11 @@ enum Set {
     Pasted,
 }
 
-/// Writes the sets that were asked for.
+/// Writes what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.bag.wanted() {
+        return args.bag.record(&args.out, args.seed, [args.size.width, args.size.height]);
+    }
     if fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
         let problem = "the folder is not empty; name a new one, so that old pictures do not mix in";
         return Err(Error::bad_file(&args.out, problem));
@@ -247,7 +254,9 @@ mod tests {
     fn args(out: &Path) -> Args {
         let size = Size { width: 112, height: 64 };
         let out = out.to_path_buf();
-        Args { out, seed: 3, train: 2, val: 1, paste: 1, anomaly: 1, obstacle: 2, pasted: 1, size }
+        let bag = Recording::none();
+        let (train, val, paste, anomaly, obstacle, pasted) = (2, 1, 1, 1, 2, 1);
+        Args { out, bag, seed: 3, train, val, paste, anomaly, obstacle, pasted, size }
     }
 
     /// Every file under `root`, with its bytes.

@@ -1,0 +1,81 @@
+//! Rows 53 to 59 of the fault catalogue: parameters that are not what the node takes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The node refuses its arguments with exit code 78, at once, in one line with these words.
+fn refused(args: &[&str], env: &[(&str, &str)], words: &[&str]) {
+    let start = Instant::now();
+    let mut node = Command::new(env!("CARGO_BIN_EXE_ood_segmentation_node"));
+    node.env("ROS_DOMAIN_ID", "145").args(["--ros-args", "-p", "model.weights:=none.safetensors"]);
+    let output = node.args(args).envs(env.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{args:?}: {text}");
+    assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+    // The bound is 1 s; a debug build on a loaded machine loads its libraries for longer.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// As [`refused`], for a parameter file of this text.
+fn refused_file(text: &str, words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("node.yaml");
+    fs::write(&path, text).unwrap();
+    refused(&["--params-file", path.to_str().unwrap()], &[], words);
+}
+
+#[test]
+fn row_53_a_parameter_file_that_cannot_be_read_is_exit_78() {
+    refused(&["--params-file", "none.yaml"], &[], &["none.yaml", "os error 2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    refused(&["--params-file", folder], &[], &[folder, "os error"]);
+    assert!(Path::new(folder).is_dir());
+}
+
+#[test]
+fn row_54_a_misspelt_key_is_exit_78_with_the_right_one() {
+    refused(&["-p", "ood_treshold:=1.0"], &[], &["did you mean `ood_threshold`"]);
+    refused_file("/**:\n  ros__parameters:\n    plam: tiles\n", &["did you mean `plan`"]);
+}
+
+#[test]
+fn row_55_a_value_of_the_wrong_type_or_range_is_exit_78_with_what_is_allowed() {
+    for (value, words) in [
+        ("ood_threshold:=warm", ["ood_threshold", "a finite number"]),
+        ("ood_threshold:=.nan", ["ood_threshold", "a finite number"]),
+        ("ood_threshold:=1.0e9", ["ood_threshold", "1000000"]),
+        ("batch:=0", ["batch", "1 to 64"]),
+        ("batch:=1.5", ["batch", "a whole number"]),
+        ("cameras:=[]", ["cameras", "one or more"]),
+        ("cameras:=['']", ["ood_segmentation", "78"]),
+        ("plan:=tile", ["plan", "tiles"]),
+        ("use_sim_time:=maybe", ["use_sim_time", "true or false"]),
+    ] {
+        let words: Vec<_> = words.iter().filter(|word| **word != "78").copied().collect();
+        refused(&["-p", value, "-p", "model.device:=cpu"], &[], &words);
+    }
+}
+
+#[test]
+fn row_56_yaml_that_would_eat_the_machine_is_exit_78() {
+    refused_file(&"[".repeat(100_000), &["node.yaml"]);
+    let mut laughs = String::from("a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n");
+    for i in 1..30 {
+        let list = vec![format!("*a{}", i - 1); 9].join(", ");
+        laughs += &format!("a{i}: &a{i} [{list}]\n");
+    }
+    laughs += "/**:\n  ros__parameters:\n    plan: *a29\n";
+    refused_file(&laughs, &["node.yaml"]);
+    refused_file(&"# words\n".repeat(200_000), &["node.yaml", "at most 1048576"]);
+}
+
+#[test]
+fn row_59_names_that_ros_does_not_allow_are_exit_78() {
+    refused(&["-r", "__node:=a-b"], &[], &["a-b"]);
+    refused(&["-r", "__ns:=/a b"], &[], &["a b"]);
+    refused(&["-r", "__ns:=no_slash//"], &[], &["no_slash"]);
+}
