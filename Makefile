@@ -11,7 +11,7 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model claim test golden parity bench lint doc deny distributions fuzz sbom audit clean
+.PHONY: help setup build demo demo-model claim test faults soak golden parity bench lint doc deny distributions fuzz sbom audit clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ demo: build ## camera in, two masks out, pictures in out/demo/ (BAG=path plays a
 
 test: setup $(VENV)/.peers ## every test
 	@$(CARGO) test --release --locked
+
+faults: setup $(VENV)/.peers ## the fault suite with its score card in out/faults/ (ROWS=1-16,24)
+	@$(PYTHON) tests/faults.py --out out/faults $(if $(ROWS),--rows $(ROWS))
+
+soak: build ## the node under overload and bad pictures for MINUTES=5; out/soak/
+	@target/release/ood_seg soak --minutes $(or $(MINUTES),5) --out out/soak
 
 # ---- the demo model ---------------------------------------------------------------------------------
 

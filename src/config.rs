@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub use calibrated::Calibrated;
 pub use node::{
     CameraSettings, MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig,
-    ObstacleParameters, Override, Reliability, Transport,
+    ObstacleParameters, Override, QualityParameters, RecordParameters, Reliability, Transport,
 };
 pub use parameters::{Change, Kind, PARAMETERS, Parameter, Value};
 

@@ -7,7 +7,7 @@
 //! Arrows point down only; `tests/layers.rs` holds the modules to it:
 //!
 //! ```text
-//! error  image  msg  config  threads  supervisor   no tch, no ros2-client
+//! error  image  msg  config  threads  supervisor  quality   no tch, no ros2-client
 //!   +-- model                                tch; knows shapes, not images, not files
 //!         +-- preprocess  window  checkpoint
 //!               +-- pipeline  obstacle  overlay  selftest
@@ -32,6 +32,7 @@ pub mod obstacle;
 pub mod overlay;
 pub mod pipeline;
 pub mod preprocess;
+pub mod quality;
 pub mod ros;
 pub mod selftest;
 pub mod supervisor;

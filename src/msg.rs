@@ -97,10 +97,26 @@ pub struct FrameStatus {
     pub run_id: u32,
     pub mask_crc32: u32,
     pub ood_crc32: u32,
+    pub quality: u16,
 }
 
 /// Type of [`FrameStatus`].
 pub const FRAME_STATUS: &str = "ood_segmentation/msg/FrameStatus";
+
+/// [`FrameStatus`], for bags.
+pub const FRAME_STATUS_DEFINITION: Definition = Definition {
+    type_name: FRAME_STATUS,
+    text: concat!(
+        include_str!("../msg/FrameStatus.msg"),
+        "================================================================================\n",
+        "MSG: std_msgs/Header\n",
+        "builtin_interfaces/Time stamp\nstring frame_id\n",
+        "================================================================================\n",
+        "MSG: builtin_interfaces/Time\n",
+        "int32 sec\nuint32 nanosec\n",
+    ),
+    hash: "",
+};
 
 impl FrameStatus {
     /// `state`: masks were published.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules, lowest first; a module may name those on lower rows and on its own.
 const LAYERS: [&[&str]; 6] = [
-    &["error", "file", "image", "msg", "config", "threads", "supervisor"],
+    &["error", "file", "image", "msg", "config", "threads", "supervisor", "quality"],
     &["model", "fault"],
     &["preprocess", "window", "checkpoint"],
     &["pipeline", "obstacle", "overlay", "selftest"],

@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub score: String,
     pub ood_threshold: Calibrated,
     pub obstacle: ObstacleParameters,
+    pub quality: QualityParameters,
+    pub record: RecordParameters,
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
     pub overlay_alpha: f64,
@@ -103,6 +105,32 @@ pub struct ObstacleParameters {
     pub temperature: Calibrated,
     pub offset: Calibrated,
     pub tolerance: f64,
+}
+
+/// When [`crate::quality`] finds fault with a picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped file documents every key, once")]
+pub struct QualityParameters {
+    pub enabled: bool,
+    pub dark: f64,
+    pub bright: f64,
+    pub saturated: f64,
+    pub sharpness: f64,
+    pub frozen_ms: u32,
+    pub covered: u32,
+    pub torn: f64,
+}
+
+/// What is kept of the seconds around something remarkable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped file documents every key, once")]
+pub struct RecordParameters {
+    pub directory: PathBuf,
+    pub before_s: f64,
+    pub after_s: f64,
+    pub max_mb: u64,
 }
 
 /// Which of a camera's two topics is read.

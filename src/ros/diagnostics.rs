@@ -2,6 +2,8 @@
 //!
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
+mod quality;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use super::stream::Stream;
 use super::writers::SeveralWriters;
 use crate::config::NodeConfig;
 use crate::msg::{DiagnosticStatus, DiagnosticStatus as Level, FrameStatus, KeyValue};
+use crate::quality::Quality;
 use crate::supervisor::Watch;
 
 /// What a camera's thread knows, sent every 100 ms.
@@ -103,6 +106,7 @@ struct Camera {
     waiting: Option<Instant>,
     stream: Stream,
     last: Option<FrameStatus>,
+    quality: Option<Quality>,
     refused: BTreeMap<String, u64>,
     /// When masks went out in the last [`WINDOW`].
     published: VecDeque<Instant>,
@@ -286,6 +290,8 @@ impl Health {
         self.forget(now);
         let input = |c: &Camera| (format!("input/{}", c.name), self.camera(c, now));
         let mut findings: Vec<_> = self.cameras.iter().map(input).collect();
+        let quality = |c: &Camera| (format!("image_quality/{}", c.name), c.image_quality());
+        findings.extend(self.cameras.iter().map(quality));
         findings.push(("inference".into(), self.inference()));
         findings.push(("output".into(), self.output(now)));
         findings.push(("model".into(), self.model_finding()));
@@ -694,7 +700,7 @@ mod tests {
     #[test]
     fn masks_that_are_full_or_empty_for_a_minute_are_odd_unless_the_picture_stands_still() {
         let (mut health, start) = (health("[front]"), Instant::now());
-        health.on_cpu = false;
+        health.auto = false;
         let mut play = |share: f32, from: u32, moves: bool| {
             for i in from..from + 66 {
                 let mask_crc32 = if moves { i } else { 7 };

@@ -34,6 +34,7 @@ mod patches;
 mod publish;
 mod rate;
 pub mod raw;
+mod recorder;
 mod rosout;
 mod seed;
 mod service;

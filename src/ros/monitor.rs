@@ -22,6 +22,7 @@ use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
     Stamp,
 };
+use crate::quality::Quality;
 use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
@@ -38,6 +39,8 @@ pub(crate) enum Report {
     Clock(Option<Followed>),
     /// What came of a self-test, without a camera.
     SelfTest(Result<(), String>),
+    /// What was seen of a camera's picture; nothing when it was not looked at.
+    Quality(usize, Option<Quality>),
 }
 
 /// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
@@ -164,6 +167,7 @@ impl Speaker {
             Report::Model(model) => self.health.model(model),
             Report::Clock(clock) => self.health.clock(clock),
             Report::SelfTest(result) => self.health.self_test(result),
+            Report::Quality(camera, quality) => self.health.quality(camera, quality),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
                     let data = f64::from(of(&status));

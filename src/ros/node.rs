@@ -23,6 +23,7 @@ use super::operating;
 use super::params::{Services, Settings};
 use super::publish::Outputs;
 use super::raw::RECEIVE_BUFFER;
+use super::recorder::Recorder;
 use super::rosout::Line;
 use super::stamps::{Rules, Stamps};
 use crate::config::{NodeConfig, Transport};
@@ -33,7 +34,7 @@ use crate::pipeline::{Pipeline, Planes, Prediction, View, panic_text};
 use crate::selftest::SelfTest;
 use crate::supervisor::{Phase, Pulse, Watch};
 use crate::window::Plan;
-use crate::{Error, Result};
+use crate::{Error, Result, quality};
 
 /// The running node: cameras on their threads, everything else on the caller's.
 pub struct Node {
@@ -52,6 +53,7 @@ pub struct Node {
     batcher: Batcher,
     enabled: bool,
     counts: Vec<Counts>,
+    quality: Vec<quality::Monitor>,
     stop: smol::channel::Receiver<()>,
     monitor: Monitor,
     reports: Sender<Report>,
@@ -66,6 +68,7 @@ pub struct Node {
     received: Vec<Option<Instant>>,
     ladder: Ladder,
     run_id: u32,
+    recorder: Recorder,
 }
 
 /// The node's connections to its process.
@@ -135,11 +138,14 @@ impl Node {
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
         let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
-        let services = Services::start(participant, names, (config.clone(), state), stop.clone())?;
+        let recorder = Recorder::start(names, &config)?;
+        let settings = (config.clone(), state, recorder.trigger());
+        let services = Services::start(participant, names, settings, stop.clone())?;
         let counts = vec![Counts::default(); cameras.len()];
         let in_work = vec![None; cameras.len()];
         let plan = config.plan.parse()?;
         let ladder = Ladder::new(plan, config.budget_ms, config.degrade_after_ms);
+        let quality = cameras.iter().map(|_| quality::Monitor::default()).collect();
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
@@ -158,6 +164,7 @@ impl Node {
             stamps,
             batcher,
             counts,
+            quality,
             stop,
             monitor,
             reports,
@@ -169,6 +176,7 @@ impl Node {
             in_work,
             ladder,
             run_id: run_id(),
+            recorder,
         };
         node.replace(loaded);
         Ok(node)
@@ -231,7 +239,11 @@ impl Node {
         self.stop.close(); // for the cameras, when it is the GPU that ended the loop
         drop((self.reports, self.clock)); // the monitor ends with the last of them
         let joined = self.cameras.into_iter().try_for_each(Camera::join);
-        ended.and(joined).and(self.services.join()).and(self.monitor.join())
+        ended
+            .and(joined)
+            .and(self.services.join())
+            .and(self.recorder.join())
+            .and(self.monitor.join())
     }
 
     fn frames(&mut self) -> Result<()> {
@@ -359,8 +371,9 @@ impl Node {
             self.received[camera] = Some(frame.received);
             match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
+                    self.inspect(camera, &image, &mut status);
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
-                    let planes = self.outputs.wanted(camera);
+                    let planes = self.recorder.wants(self.outputs.wanted(camera));
                     jobs.push(Job { camera, status, image, planes, calibration });
                 }
                 Err(error) => failure = self.end(camera, status, Err(error)).or(failure),
@@ -376,6 +389,7 @@ impl Node {
             self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
+                self.recorder.frame(camera, &prediction);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
                 let identity = Identity { run_id: self.run_id, sequence: status.sequence };
                 self.outputs.publish((camera, identity), prediction, calibration.as_ref())
@@ -448,6 +462,15 @@ impl Node {
         Ok(image)
     }
 
+    /// Says what is wrong with a picture, which is segmented all the same.
+    fn inspect(&mut self, camera: usize, image: &Image, status: &mut FrameStatus) {
+        let (limits, thresholds) = (&limits(&self.config), &self.config.quality);
+        let look = || self.quality[camera].look(image, limits, thresholds, Instant::now());
+        let quality = thresholds.enabled.then(look).flatten();
+        status.quality = quality.map_or(0, |quality| quality.bits);
+        drop(self.reports.try_send(Report::Quality(camera, quality))); // no room: the next one
+    }
+
     /// Publishes what became of a frame, counts it and passes a failure on.
     fn end(
         &mut self,
@@ -474,6 +497,7 @@ impl Node {
             Err(Error::TooSlow) => self.pace(None),
             Err(_) => {}
         }
+        self.recorder.status(camera, &status);
         // No room: a frame less in the diagnostics, the status topic has them all.
         drop(self.reports.try_send(Report::Frame(camera, status.clone())));
         self.outputs.status(camera, status);

@@ -30,6 +30,7 @@ use super::lifecycle::{
     ChangeStateResponse, Empty, Lifecycle, State, TRANSITION_EVENT, Transition,
 };
 use super::raw::failed;
+use super::recorder::Trigger;
 use super::service::{Request, Service};
 use super::slot::{Slot, slot};
 use crate::config::{Change, Kind, NodeConfig, Parameter, Value};
@@ -61,6 +62,7 @@ struct Server {
     settings: Settings,
     /// Those of `settings.config`.
     values: Vec<(Parameter, Value)>,
+    record: Trigger,
     slot: Slot<Settings>,
     events: Publisher<ParameterEvent>,
     lifecycle: Lifecycle,
@@ -73,6 +75,7 @@ struct SetBoolRequest {
     data: bool,
 }
 
+/// And that of `std_srvs/srv/Trigger`, whose request is empty.
 #[derive(Clone, Debug, Serialize)]
 struct SetBoolResponse {
     success: bool,
@@ -83,7 +86,7 @@ struct SetBoolResponse {
 type Answer = fn(&mut Server, &[u8]) -> Result<Option<Vec<u8>>>;
 
 /// Name below the node's, package and type, and who answers.
-const SERVICES: [(&str, &str, &str, Answer); 12] = [
+const SERVICES: [(&str, &str, &str, Answer); 13] = [
     ("list_parameters", RCL, "ListParameters", |server, m| answer(m, |q| server.list(&q))),
     ("get_parameters", RCL, "GetParameters", |server, m| answer(m, |q| server.get(&q))),
     ("get_parameter_types", RCL, "GetParameterTypes", |server, m| answer(m, |q| server.types(&q))),
@@ -108,6 +111,7 @@ const SERVICES: [(&str, &str, &str, Answer); 12] = [
     ("get_transition_graph", LIFECYCLE, "GetAvailableTransitions", |_, m| {
         answer(m, |_: Empty| Lifecycle::graph())
     }),
+    ("record", "std_srvs", "Trigger", |server, _| Ok(Some(msg::encode(&server.record())?))),
 ];
 const RCL: &str = "rcl_interfaces";
 const LIFECYCLE: &str = "lifecycle_msgs";
@@ -127,7 +131,7 @@ impl Services {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        (config, state): (NodeConfig, State),
+        (config, state, record): (NodeConfig, State, Trigger),
         stop: smol::channel::Receiver<()>,
     ) -> Result<Self> {
         let mut services = Vec::new();
@@ -149,6 +153,7 @@ impl Services {
             node: names.node_name(),
             values: config.values()?,
             settings: Settings { config, enabled: true },
+            record,
             slot,
             events: participant.parameter_events(&names.topic("/parameter_events")?)?,
         };
@@ -311,6 +316,14 @@ impl Server {
         let message = if enabled { "enabled" } else { "disabled: frames are read, not segmented" };
         log::info!("{message}");
         SetBoolResponse { success: true, message: message.into() }
+    }
+
+    fn record(&self) -> SetBoolResponse {
+        let (success, message) = match self.record.pull("service") {
+            Ok(()) => (true, "recording".to_owned()),
+            Err(problem) => (false, problem.to_owned()),
+        };
+        SetBoolResponse { success, message }
     }
 
     fn hand_over(&mut self) {

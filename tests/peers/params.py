@@ -141,6 +141,7 @@ SERVICES = {
     "get_available_transitions": (LIFECYCLE, STEPS, NOTHING, {"available_transitions": sequence[Step]}),
     "get_transition_graph": (LIFECYCLE, STEPS, NOTHING, {"available_transitions": sequence[Step]}),
     "enable": ("std_srvs", "SetBool", {"data": bool}, {"success": bool, "message": str}),
+    "record": ("std_srvs", "Trigger", {"empty": uint8}, {"success": bool, "message": str}),
 }
 
 

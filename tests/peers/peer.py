@@ -124,6 +124,7 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     run_id: uint32
     mask_crc32: uint32
     ood_crc32: uint32
+    quality: uint16
 
 
 @dataclass

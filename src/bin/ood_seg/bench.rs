@@ -2,7 +2,7 @@
 
 mod frame;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -118,7 +118,7 @@ fn fields(first: usize, count: usize) -> Result<f64> {
 }
 
 /// A line of `/proc/<id>/status` in MiB.
-fn memory_mib(id: u32, key: &str) -> Result<f64> {
+pub(crate) fn memory_mib(id: u32, key: &str) -> Result<f64> {
     let path = format!("/proc/{id}/status");
     let status = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let line = status.lines().find_map(|line| line.strip_prefix(key));
@@ -130,10 +130,7 @@ fn memory_mib(id: u32, key: &str) -> Result<f64> {
 /// Latency at a rate that the node keeps up with, and what happens at three times its capacity.
 fn node(args: &NodeArgs) -> Result<()> {
     let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
-    let weights = args.weights.clone().unwrap_or(folder.path().join("untrained.safetensors"));
-    if args.weights.is_none() {
-        checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &weights)?;
-    }
+    let weights = args.weights.clone().map_or_else(|| untrained(folder.path()), Ok)?;
     let pictures = camera(32)?;
     let began = Instant::now();
     let session = Session::start(&weights, &["plan:=single".into()])?;
@@ -159,8 +156,15 @@ fn node(args: &NodeArgs) -> Result<()> {
     Ok(())
 }
 
+/// The small network with random weights, in a folder.
+pub(crate) fn untrained(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("untrained.safetensors");
+    checkpoint::save(&checkpoint::init("tiny", "d-d", 0)?, &path)?;
+    Ok(path)
+}
+
 /// Pictures of the drawn road at 960x540.
-fn camera(count: u64) -> Result<Vec<CompressedImage>> {
+pub(crate) fn camera(count: u64) -> Result<Vec<CompressedImage>> {
     let config = SceneConfig { width: 960, height: 540, ..SceneConfig::default() };
     let scene = Scene::new(3, &config)?;
     let shot = |frame| {

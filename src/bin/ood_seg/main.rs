@@ -9,6 +9,7 @@ mod convert;
 mod dataset;
 mod demo;
 mod evaluate;
+mod evaluate_quality;
 mod init;
 mod inputs;
 mod model;
@@ -18,6 +19,7 @@ mod replay;
 mod segment;
 mod session;
 mod signal;
+mod soak;
 mod synth;
 mod synth_bag;
 mod train;
@@ -51,6 +53,8 @@ enum Command {
     Dataset(dataset::Args),
     /// Measure what the scores are worth on a labelled set
     Evaluate(evaluate::Args),
+    /// Measure what the input monitor is worth on drawn scenes spoilt on purpose
+    EvaluateQuality(evaluate_quality::Args),
     /// Find an operating threshold on labelled frames and write it into the model's sidecar
     Calibrate(calibrate::Args),
     /// Play a rosbag2 bag onto DDS with its recorded timing
@@ -67,6 +71,8 @@ enum Command {
     PrepareCoco(prepare_coco::Args),
     /// Time the network or the node; one JSON line
     Bench(bench::Args),
+    /// Run the node behind a camera that is too fast, with bad pictures in between
+    Soak(soak::Args),
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -78,6 +84,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Dataset(args) => dataset::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::EvaluateQuality(args) => evaluate_quality::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Synth(args) => synth::run(args),
@@ -86,6 +93,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::TrainUem(args) => train::uem(args),
         Command::PrepareCoco(args) => prepare_coco::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Soak(args) => soak::run(args),
     }
 }
 

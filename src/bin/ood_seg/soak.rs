@@ -1,0 +1,241 @@
+//! `ood_seg soak`: the node behind a camera three times as fast as it is, with bad pictures in between,
+//! for as long as asked; what it took and what it lost, in numbers and a picture.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ood_segmentation::eval::plot::curves;
+use ood_segmentation::image;
+use ood_segmentation::msg::{CompressedImage, FrameStatus, Stamp};
+use ood_segmentation::{Error, Result, file};
+use serde_json::{Value, json};
+
+use crate::bench::{camera, memory_mib, untrained};
+use crate::session::{Message, Session, quantile};
+
+/// How long, on which weights, and where the results go.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Minutes
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
+    /// Weights; without them the small network with random ones
+    #[arg(short, long)]
+    weights: Option<PathBuf>,
+    /// Folder of soak.json and soak.png
+    #[arg(short, long, default_value = "out/soak")]
+    out: PathBuf,
+}
+
+/// A bad picture comes this often.
+const FAULT_EVERY: Duration = Duration::from_secs(5);
+/// How often the process is looked at.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Share of the run that does not count as steady.
+const WARM_UP: f64 = 0.2;
+
+/// The node's process at one moment.
+struct Sample {
+    seconds: f64,
+    memory_mib: f64,
+    threads: f64,
+    descriptors: f64,
+    /// Of the masks since the last sample.
+    latency_p99_ms: f64,
+}
+
+/// The run so far.
+struct Soak {
+    session: Session,
+    pictures: Vec<CompressedImage>,
+    sent: usize,
+    bad: usize,
+    statuses: u64,
+    /// The node's counts in its newest status, and those of its first.
+    newest: FrameStatus,
+    before: Option<u64>,
+    reasons: BTreeMap<String, u64>,
+    work_ms: Vec<f64>,
+    latency_ms: Vec<f64>,
+    all_ms: Vec<f64>,
+    samples: Vec<Sample>,
+}
+
+/// Runs the node for the time asked for.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
+    let weights = args.weights.clone().map_or_else(|| untrained(folder.path()), Ok)?;
+    std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
+    let mut soak = Soak {
+        session: Session::start(&weights, &["plan:=single".into()])?,
+        pictures: camera(32)?,
+        sent: 0,
+        bad: 0,
+        statuses: 0,
+        newest: FrameStatus::default(),
+        before: None,
+        reasons: BTreeMap::new(),
+        work_ms: Vec::new(),
+        latency_ms: Vec::new(),
+        all_ms: Vec::new(),
+        samples: Vec::new(),
+    };
+    let pause = Duration::from_millis(400);
+    (0..10)
+        .try_for_each(|_| soak.send(false).and_then(|()| soak.listen(Instant::now() + pause)))?;
+    let work_ms = soak.work_ms.iter().sum::<f64>() / soak.work_ms.len().max(1) as f64;
+    let gap = Duration::from_secs_f64((work_ms / 3e3).max(1e-3));
+    soak.play(Duration::from_secs_f64(60.0 * args.minutes), gap)?;
+    let report = soak.report(gap);
+    soak.draw(&args.out.join("soak.png"))?;
+    soak.session.finish()?;
+    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    file::write(&args.out.join("soak.json"), |file| file.write_all(text.as_bytes()))?;
+    println!("{text}");
+    Ok(())
+}
+
+impl Soak {
+    /// Pictures at a fixed rate, a bad one now and then, and a look at the process every second.
+    fn play(&mut self, time: Duration, gap: Duration) -> Result<()> {
+        let start = Instant::now();
+        let (mut due, mut fault, mut look) = (start, start + FAULT_EVERY, start);
+        while start.elapsed() < time {
+            let now = Instant::now();
+            self.send(now >= fault)?;
+            if now >= fault {
+                fault += FAULT_EVERY;
+            }
+            if now >= look {
+                look += SAMPLE_EVERY;
+                self.sample(start)?;
+            }
+            due = (due + gap).max(now); // a camera does not catch up
+            self.listen(due)?;
+        }
+        self.listen(Instant::now() + Duration::from_secs(3)) // stragglers
+    }
+
+    fn send(&mut self, bad: bool) -> Result<()> {
+        self.sent += 1;
+        let mut picture = self.pictures[self.sent % self.pictures.len()].clone();
+        picture.header.stamp = Stamp::now();
+        if bad {
+            self.bad += 1;
+            picture.data = match self.bad % 4 {
+                0 => picture.data[..picture.data.len() / 2].to_vec(), // cut short
+                1 => b"not a picture".to_vec(),
+                2 => Vec::new(),
+                _ => picture.data[100..].to_vec(), // no header
+            };
+        }
+        self.session.send(&picture)
+    }
+
+    /// Hears what the node says until `deadline`.
+    fn listen(&mut self, deadline: Instant) -> Result<()> {
+        while let Some(output) = self.session.receive(deadline)? {
+            let latency = self.session.latency_ms(&output);
+            let Message::Status(status) = output.message else { continue };
+            self.statuses += 1;
+            // Those before the first were sent before we listened.
+            self.before.get_or_insert(status.sequence - status.dropped - status.limited - 1);
+            if status.state == FrameStatus::OK {
+                self.work_ms.push(f64::from(status.decode_ms + status.inference_ms));
+                self.latency_ms.extend(latency);
+            } else {
+                *self.reasons.entry(status.reason.clone()).or_default() += 1;
+            }
+            self.newest = status;
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, start: Instant) -> Result<()> {
+        let id = self.session.node_id();
+        let count = |what: &str| -> Result<f64> {
+            let path = format!("/proc/{id}/{what}");
+            Ok(std::fs::read_dir(&path).map_err(Error::io(&path))?.count() as f64)
+        };
+        self.latency_ms.sort_by(f64::total_cmp);
+        self.samples.push(Sample {
+            seconds: start.elapsed().as_secs_f64(),
+            memory_mib: memory_mib(id, "VmRSS:")?,
+            threads: count("task")?,
+            descriptors: count("fd")?,
+            latency_p99_ms: quantile(&self.latency_ms, 0.99),
+        });
+        self.all_ms.append(&mut self.latency_ms);
+        Ok(())
+    }
+
+    /// The samples after the warm-up.
+    fn steady(&self) -> &[Sample] {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
+        let skip = (WARM_UP * self.samples.len() as f64) as usize;
+        &self.samples[skip..]
+    }
+
+    fn report(&mut self, gap: Duration) -> Value {
+        self.all_ms.append(&mut self.latency_ms);
+        self.all_ms.sort_by(f64::total_cmp);
+        let steady = self.steady();
+        let tenth = (steady.len() / 10).max(1);
+        let mean = |part: &[Sample]| {
+            part.iter().map(|sample| sample.memory_mib).sum::<f64>() / part.len().max(1) as f64
+        };
+        let first = mean(&steady[..tenth.min(steady.len())]);
+        let last = mean(&steady[steady.len().saturating_sub(tenth)..]);
+        let hours = steady.last().map_or(0.0, |end| end.seconds - steady[0].seconds) / 3600.0;
+        let range = |of: fn(&Sample) -> f64| {
+            let least = steady.iter().map(of).fold(f64::INFINITY, f64::min);
+            [least, steady.iter().map(of).fold(0.0, f64::max)]
+        };
+        let FrameStatus { sequence, dropped, limited, .. } = self.newest;
+        let looked_at = sequence - dropped - limited - self.before.unwrap_or_default();
+        json!({
+            "camera": "960x540 JPEG, plan single",
+            "minutes": self.samples.last().map_or(0.0, |sample| sample.seconds / 60.0),
+            "rate_hz": 1.0 / gap.as_secs_f64(),
+            "sent": self.sent,
+            "bad": self.bad,
+            "received": sequence,
+            "replaced_by_newer": dropped,
+            "statuses": self.statuses,
+            "refused": self.reasons,
+            "missing_unexplained": i128::from(looked_at) - i128::from(self.statuses),
+            "latency_ms": {
+                "p50": quantile(&self.all_ms, 0.5),
+                "p99": quantile(&self.all_ms, 0.99),
+                "max": self.all_ms.last(),
+            },
+            "memory_mib": { "after_warm_up": first, "at_the_end": last },
+            "memory_growth_percent": 100.0 * (last - first) / first,
+            "memory_slope_mib_per_h": if hours > 0.0 { (last - first) / hours } else { 0.0 },
+            "threads": range(|sample| sample.threads),
+            "descriptors": range(|sample| sample.descriptors),
+        })
+    }
+
+    /// Each over time, as a share of its largest value after the warm-up.
+    fn draw(&self, path: &Path) -> Result<()> {
+        let end = self.samples.last().map_or(1.0, |sample| sample.seconds);
+        let series = |name: &str, of: fn(&Sample) -> f64| {
+            let most = self.steady().iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+            let points =
+                self.samples.iter().map(|sample| (sample.seconds / end, of(sample) / most));
+            (format!("{name} {most:.0}"), points.collect())
+        };
+        let all = [
+            series("memory MiB", |sample| sample.memory_mib),
+            series("threads", |sample| sample.threads),
+            series("files", |sample| sample.descriptors),
+            series("p99 ms", |sample| sample.latency_p99_ms),
+        ];
+        let title = format!("{:.1} minutes; 1.0 = largest after warm-up", end / 60.0);
+        let (h, w, rgb) = curves(&title, &all);
+        image::write_png(path, h, w, &rgb)
+    }
+}
