@@ -310,7 +310,9 @@ mod tests {
                 ((got - want).abs().max() / want.abs().max()).double_value(&[])
             };
             let error = relative(&got.logits, &want.logits);
-            assert!(error < 1e-5, "{variant}: logits {error:e}");
+            // Log densities square what the maps differ by.
+            let tolerance = if variant.starts_with('g') { 1e-4 } else { 1e-5 };
+            assert!(error < tolerance, "{variant}: logits {error:e}");
             assert_eq!(got.uem.is_some(), want.uem.is_some());
             if let (Some(got), Some(want)) = (&got.uem, &want.uem) {
                 let error = relative(got, want);
