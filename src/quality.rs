@@ -274,7 +274,7 @@ impl Edges {
     /// The steepest hundredth over one pixel, by that over eight; 1 where there is no edge at all, since
     /// nothing is known then.
     fn sharpness(&self) -> f32 {
-        let [fine, coarse] = self.0.each_ref().map(|counts| steepest(counts));
+        let [fine, coarse] = self.0.each_ref().map(steepest);
         if coarse < 8 { 1.0 } else { fine as f32 / coarse as f32 }
     }
 }
@@ -332,6 +332,7 @@ mod tests {
     fn a_good_picture_is_fine_and_each_fault_has_its_bit() {
         let good = look(boxes());
         assert_eq!((good.bits, good.level), (0, 0), "{good:?}");
+        #[expect(clippy::cast_possible_truncation, reason = "means of bytes")]
         let blurred = {
             let mut picture: Vec<f32> = boxes().into_iter().map(f32::from).collect();
             for _ in 0..40 {

@@ -18,14 +18,15 @@ const DOMAIN: u16 = 66;
 fn growth(node: &Node, kit: &Path, args: &[String], after: Duration) -> u64 {
     let before = node.memory();
     let mut attacker = Command::new("python3").arg(kit).args(args).spawn().unwrap();
-    let (mut most, mut end) = (0, None);
-    while end.is_none_or(|end| Instant::now() < end) {
+    let (mut most, mut last) = (0, Instant::now());
+    while last.elapsed() < after {
         most = most.max(node.memory().saturating_sub(before));
-        if end.is_none() && attacker.try_wait().unwrap().is_some() {
-            end = Some(Instant::now() + after);
+        if attacker.try_wait().unwrap().is_none() {
+            last = Instant::now();
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    attacker.wait().unwrap();
     most
 }
 

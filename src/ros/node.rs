@@ -141,21 +141,22 @@ impl Node {
         let recorder = Recorder::start(names, &config)?;
         let settings = (config.clone(), state, recorder.trigger());
         let services = Services::start(participant, names, settings, stop.clone())?;
-        let counts = vec![Counts::default(); cameras.len()];
-        let in_work = vec![None; cameras.len()];
         let plan = config.plan.parse()?;
-        let ladder = Ladder::new(plan, config.budget_ms, config.degrade_after_ms);
-        let quality = cameras.iter().map(|_| quality::Monitor::default()).collect();
         if config.transport != Transport::Compressed {
             check_receive_buffer();
         }
         let mut node = Self {
+            counts: vec![Counts::default(); cameras.len()],
+            quality: cameras.iter().map(|_| quality::Monitor::default()).collect(),
+            received: vec![None; cameras.len()],
+            in_work: vec![None; cameras.len()],
             cameras,
             outputs,
             loaded: None,
             load,
             active: loaded.is_some(),
             services,
+            ladder: Ladder::new(plan, config.budget_ms, config.degrade_after_ms),
             config,
             enabled: true,
             views,
@@ -163,8 +164,6 @@ impl Node {
             clock,
             stamps,
             batcher,
-            counts,
-            quality,
             stop,
             monitor,
             reports,
@@ -172,9 +171,6 @@ impl Node {
             watch,
             tested: Instant::now(),
             endurance: Endurance::default(),
-            received: vec![None; in_work.len()],
-            in_work,
-            ladder,
             run_id: run_id(),
             recorder,
         };
