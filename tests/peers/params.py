@@ -242,7 +242,9 @@ class Caller:
             while time.monotonic() < end:
                 for status in self.statuses.take(N=100):
                     if status.header.stamp.sec == self.second:
-                        return asdict(status) | {"latency_ms": None}
+                        said = asdict(status) | {"latency_ms": None}
+                        # JSON has no NaN: a threshold that is not known is none.
+                        return {key: None if value != value else value for key, value in said.items()}
                 time.sleep(0.01)
         raise TimeoutError("no status")
 
