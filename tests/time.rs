@@ -184,10 +184,11 @@ fn of_two_publishers_the_first_is_read_until_it_is_silent() {
 }
 
 #[test]
-fn a_change_of_size_and_a_low_rate_are_told() {
+fn a_change_of_size_is_followed_and_told_and_so_is_a_low_rate() {
     let parameters = ["nominal_rate_hz:=50.0", "stale_after_ms:=5000"];
     let Some((_node, mut peer)) = running(86, &parameters, &picture(1_000, 1)) else { return };
     read_diagnostics(&mut peer);
+    peer.ask(&json!({"do": "read", "topic": "/camera/ood/image", "type": "image"}));
     let mut play = picture(10_000, 2);
     (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(10), json!(3));
     peer.tell(&play);
@@ -204,6 +205,14 @@ fn a_change_of_size_and_a_low_rate_are_told() {
     }
     let status = diagnosed(&peer, "input/camera", 1, "its size changes more than once a second");
     assert!(value(&status, "resizes").parse::<u64>().unwrap() >= 2, "{status}");
+    for (ms, height, width) in [(300_000, 42, 70), (300_100, 30, 50), (300_200, 42, 70)] {
+        let mut picture = picture(ms, 4);
+        (picture["height"], picture["width"]) = (json!(height), json!(width));
+        peer.tell(&picture);
+        let is_mask = |line: &Value| line["type"] == "image" && line["stamp"] == picture["stamp"];
+        let mask = peer.wait("mask", is_mask);
+        assert_eq!((&mask["height"], &mask["width"]), (&json!(height), &json!(width)), "{mask}");
+    }
 }
 
 #[test]

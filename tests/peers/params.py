@@ -3,9 +3,9 @@
   params.py /node '[["get_parameters", {"names": ["batch"]}], ["frame"], ["events"]]'
 
 Steps are done in order; one JSON list on stdout holds what each brought: the reply of a service, the
-status of a picture shown to /camera, the changes told on /parameter_events since the first call, the
-steps told on ~/transition_event. A parameter's value is [type, value], such as ["double", 0.5] (NaN comes
-back as ".nan"), a transition [number, label].
+status of a picture shown to /camera, the number of answers to a flood of calls, the changes told on
+/parameter_events since the first call, the steps told on ~/transition_event. A parameter's value is [type,
+value], such as ["double", 0.5] (NaN comes back as ".nan"), a transition [number, label].
 """
 
 import json
@@ -214,7 +214,7 @@ class Caller:
         until(f"server of {name}", reader.get_matched_publications)
         return request, writer, reader, reply
 
-    def call(self, name, fields):
+    def call(self, name, fields=None):
         if name not in self.clients:
             self.clients[name] = self.client(name)
         request, writer, reader, reply = self.clients[name]
@@ -229,6 +229,24 @@ class Caller:
                         return {field: to_json(getattr(sample, field)) for field in reply}
                 time.sleep(0.01)
         raise TimeoutError(f"no reply of {name}")
+
+    def flood(self, fields):
+        """Many calls of one service, always as many as a server of ROS keeps; how many a second were answered."""
+        name, calls = fields["name"], fields["calls"]
+        self.call(name, fields["fields"])  # both sides know each other
+        request, writer, reader, _ = self.clients[name]
+        asked = {field: to_dds(field, value) for field, value in fields["fields"].items()}
+        start, first, answered = time.monotonic(), self.sequence, set()
+        while len(answered) < calls:
+            while self.sequence - first < min(calls, len(answered) + 10):
+                self.sequence += 1
+                writer.write(request(guid=self.guid, sequence_number=self.sequence, **asked))
+            mine = [sample.sequence_number for sample in reader.take(N=100) if sample.guid == self.guid]
+            answered.update(number for number in mine if number > first)
+            if time.monotonic() - start > PATIENCE:
+                raise TimeoutError(f"{len(answered)} of {calls} calls of {name} were answered")
+            time.sleep(0.001)
+        return {"answered": len(answered), "a_second": round(calls / (time.monotonic() - start))}
 
     def frame(self):
         until("node that reads the camera", self.camera.get_matched_subscriptions)
@@ -257,8 +275,8 @@ class Caller:
     def transitions(self):
         return [[e.start_state.label, e.transition.label, e.goal_state.label] for e in self.moves.take(N=100)]
 
-    def step(self, name, fields=None):
-        return self.call(name, fields) if name in SERVICES else getattr(self, name)()
+    def step(self, name, *fields):
+        return self.call(name, *fields) if name in SERVICES else getattr(self, name)(*fields)
 
 
 if __name__ == "__main__":
