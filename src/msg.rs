@@ -272,11 +272,15 @@ pub fn type_hash(type_name: &str) -> Option<&'static str> {
 }
 
 /// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.
-const HASHES: [(&str, &str); 7] = [
-    (FRAME_STATUS, "RIHS01_49241b8de725729b0ed78e7bc805cacff11953932d8fe51a4c675c6bced203ca"),
+const HASHES: [(&str, &str); 8] = [
+    (FRAME_STATUS, "RIHS01_ab88bd41b61d2bead14ad90c9d0b475cc56a561b9a7054a7e9b996ca52db4d3a"),
     (DIAGNOSTIC_ARRAY, "RIHS01_5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"),
     (FLOAT64_STAMPED, "RIHS01_588b194ed7eddc089b6ca098eb093e92f29bdad96ebd906fc9282816335942eb"),
     (LOG, "RIHS01_e28ce254ca8abc06abf92773b74602cdbf116ed34fbaf294fb9f81da9f318eac"),
+    (
+        "lifecycle_msgs/msg/TransitionEvent",
+        "RIHS01_d5f8873a2f0146498f812d7885c7327ce27e463d36811d8792f35ee38c0d6c38",
+    ),
     (
         "rcl_interfaces/msg/ParameterEvent",
         "RIHS01_043e627780fcad87a22d225bc2a037361dba713fca6a6b9f4b869a5aa0393204",
