@@ -62,7 +62,9 @@ fn a_recorded_camera_arrives_whole_and_in_its_own_time() {
     let mut began = None;
     for message in &recorded {
         let sample = reader.next(PATIENCE).unwrap().expect("a sample in time");
-        assert!(sample.data == message.data, "at {} ns", message.log_time_ns);
+        // Where the interface lets it through in one datagram, RTPS pads it to four bytes.
+        let (bytes, padding) = sample.data.split_at(message.data.len());
+        assert!(bytes == message.data && padding.len() < 4, "at {} ns", message.log_time_ns);
         let (first, first_ns) = *began.get_or_insert((sample.received, message.log_time_ns));
         let due = Duration::from_nanos(message.log_time_ns - first_ns) / 4;
         let came = sample.received - first;
