@@ -15,7 +15,7 @@ use crate::segment::progress;
 #[derive(clap::Args)]
 pub(crate) struct Recording {
     /// Instead of data sets, record a drive past unknown obstacles as a rosbag2 bag:
-    /// <camera>/image_raw and <camera>/camera_info
+    /// `<camera>/image_raw` and `<camera>/camera_info`
     #[arg(long)]
     bag: bool,
     /// Pictures of the bag
@@ -27,7 +27,7 @@ pub(crate) struct Recording {
     /// Camera of the bag, its topics' first part
     #[arg(long, default_value = "camera", requires = "bag")]
     camera: String,
-    /// <camera>/image_raw/compressed, JPEG, instead of <camera>/image_raw
+    /// `<camera>/image_raw/compressed`, JPEG, instead of `<camera>/image_raw`
     #[arg(long, requires = "bag")]
     jpeg: bool,
 }

@@ -229,7 +229,7 @@ struct Sight {
     haze: (Rgb, f32),
 }
 
-/// A picture of plain grey with one to [`MOST`] cut-outs of a seed scattered over it: labels are [`OOD`]
+/// A picture of plain grey with one to `MOST` cut-outs of a seed scattered over it: labels are [`OOD`]
 /// on objects, 0 elsewhere. An object measures a fortieth to half of the shorter side, small ones more
 /// often. Stage 2 pastes the objects of a picture as one group.
 pub fn paste_picture(seed: u64, width: u32, height: u32) -> Rendered {
