@@ -182,7 +182,7 @@ fn row_91_a_full_disk_ends_the_recording_and_nothing_else() {
     peer.read_status("/camera/status");
     peer.repeat(&bad(1), is_status);
     let noise: Vec<u8> = (0..300 * 400 * 3u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0])
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 15).to_le_bytes()[0])
         .collect();
     let pixels = folder.path().join("noise.bin");
     std::fs::write(&pixels, noise).unwrap();
