@@ -173,9 +173,10 @@ distributions: setup ## compile for every ROS 2 distribution that the node can s
 
 SECONDS ?= 10
 FUZZ    := cdr image compressed checkpoint safetensors bag parameters args
-fuzz: setup ## every fuzz target for SECONDS=10 each, from fuzz/corpus; finds go into out/fuzz/
+SEED    ?= 0
+fuzz: setup ## every fuzz target for SECONDS=10 each, from fuzz/corpus (SEED=1 repeats); finds go into out/fuzz/
 	@RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/fuzz/coverage" $(CARGO) build --release --locked -p ood_segmentation-fuzz
-	@LIBTORCH="$${LIBTORCH:-$(VENV)/libtorch}" fuzz/run "$(SECONDS)" $(FUZZ)
+	@LIBTORCH="$${LIBTORCH:-$(VENV)/libtorch}" fuzz/run "$(SECONDS)" "$(SEED)" $(FUZZ)
 
 sbom: ## every dependency with version, licence and checksum: CycloneDX in out/sbom.json
 	@$(PYTHON) .ci/sbom.py out/sbom.json

@@ -24,6 +24,9 @@ const RECORD_HEADER: usize = 9;
 /// Channel id, sequence number, log time and publish time before a message's payload, bytes.
 const MESSAGE_HEADER: usize = 2 + 4 + 8 + 8;
 
+/// Opcodes from here on are anybody's own; the crate hands them on unread.
+const FIRST_PRIVATE: u8 = 0x80;
+
 /// Bytes that one byte can be unpacked to: 128 KiB from a block of 4 in zstd, far fewer in LZ4.
 const MAX_RATIO: u64 = 32_768;
 
@@ -105,7 +108,7 @@ impl McapFile {
 /// The summary section, or why there is none.
 fn read_index(file: &mut File) -> McapResult<::mcap::Summary> {
     let size = file.metadata()?.len();
-    if !texts_fit(&summary_section(file, size)?) {
+    if !is_summary(&summary_section(file, size)?) {
         return Err(McapError::UnexpectedEof);
     }
     file.rewind()?;
@@ -139,9 +142,9 @@ fn summary_section(file: &mut File, size: u64) -> McapResult<Vec<u8>> {
     Ok(section)
 }
 
-/// Whether every text of these records lies within its record: the crate reserves the length that a text
-/// claims, up to 4 GiB, before it looks.
-fn texts_fit(mut records: &[u8]) -> bool {
+/// Whether these are records of a summary and every text lies within its record: the crate reserves the
+/// length that a text claims, up to 4 GiB, before it looks, and would unpack a chunk here.
+fn is_summary(mut records: &[u8]) -> bool {
     while let Some((&[opcode, ref length @ ..], rest)) =
         records.split_first_chunk::<RECORD_HEADER>()
     {
@@ -159,14 +162,14 @@ fn texts_fit(mut records: &[u8]) -> bool {
                 }
                 true
             }),
-            op::CHUNK => fixed(28, 1),
             // The offsets' length is that of a text.
             op::CHUNK_INDEX => {
                 fields(body.get(32..), 1).is_some_and(|rest| fields(rest.get(8..), 1).is_some())
             }
             op::ATTACHMENT_INDEX => fixed(40, 2),
             op::METADATA_INDEX => fixed(16, 1),
-            _ => true,
+            op::STATISTICS | op::SUMMARY_OFFSET | op::FOOTER => true,
+            of_the_data => of_the_data >= FIRST_PRIVATE,
         };
         if !fits {
             return false;
@@ -238,7 +241,7 @@ impl Chunks {
         let (Some(&op::CHUNK), Some(body)) = (record.first(), record.get(RECORD_HEADER..)) else {
             return Err(McapError::BadIndex);
         };
-        if !texts_fit(&record) {
+        if fields(body.get(28..), 1).is_none() {
             return Err(McapError::UnexpectedEoc);
         }
         let Record::Chunk { header, data } = ::mcap::parse_record(op::CHUNK, body)? else {
