@@ -23,6 +23,7 @@ EAGER = [sys.executable, str(ROOT / "benches/peers/eager.py")]
 SIZES = ((1280, 720), (1920, 1080), (2048, 1024))
 PEERS = {"eager": "PyTorch eager", "twice": "eager, backbone twice", "compile": "torch.compile", "openvino": "OpenVINO"}
 WINDOW_TFLOP = 1.02  # ViT-B/14 with registers, 518x1036, one backbone pass: multiplications and additions
+PATIENCE_S = 300  # for one measuring process
 MATRIX = """
 import json, time, torch
 n, x = 8192, torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
@@ -36,7 +37,10 @@ print(json.dumps({"tflops": 2 * n**3 / seconds / 1e12, "name": torch.cuda.get_de
 
 def run(command):
     """The JSON line that a measuring process prints last; the reason where it fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {PATIENCE_S} s"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]}
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,7 +13,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
-use crate::model::{Fused, Model, ModelConfig, Outputs, Score};
+use crate::model::{Fused, Model, ModelConfig, Outputs, Score, classes};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
 use crate::preprocess;
@@ -263,7 +263,7 @@ impl Pipeline {
             Ok(ScoreMaps {
                 height,
                 width,
-                classes: download(&classes(&outputs)),
+                classes: download(&classes(&outputs.logits)),
                 scores: scores.iter().map(plane).collect::<Result<_>>()?,
             })
         })?
@@ -326,7 +326,7 @@ impl Pipeline {
             header: image.header.clone(),
             height,
             width,
-            classes: download(&back.turn(&classes(&outputs))),
+            classes: download(&back.turn(&classes(&outputs.logits))),
             ood_threshold: threshold,
             ood_mask: download(&mask),
             #[expect(clippy::cast_possible_truncation, reason = "a share")]
@@ -446,10 +446,6 @@ fn finite(score: Score, outputs: &Outputs) -> Result<Tensor> {
         return Err(Error::NotFinite { what: score.name(), bad, of: plane.numel() });
     }
     Ok(plane)
-}
-
-fn classes(outputs: &Outputs) -> Tensor {
-    outputs.logits.argmax(1, false).to_kind(Kind::Uint8)
 }
 
 /// Height and width: the last two dimensions.

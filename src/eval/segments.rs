@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::metrics::{Element, mean};
 use crate::data::IGNORE;
+use crate::obstacle::{self, Neighbours};
 
 /// Smallest components that count, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,58 +120,16 @@ fn compare(overlap: &BTreeMap<(u32, u32), u64>) -> FrameSegments {
 /// 8-connected components of a mask `width` wide: an id per pixel (0 outside, then 1.. in raster order
 /// of the first pixels) and the pixels of each id.
 pub fn components(mask: &[bool], width: usize) -> (Vec<u32>, Vec<usize>) {
-    let mut ids = vec![0u32; mask.len()];
-    let mut parent = vec![0u32]; // of provisional ids; smaller ids are the roots
-    for at in (0..mask.len()).filter(|at| mask[*at]) {
-        let (row, column) = (at / width, at % width);
-        let left = (column > 0).then(|| ids[at - 1]);
-        let above = (row > 0).then(|| {
-            let end = at - width + usize::from(column + 1 < width);
-            ids[at - width - usize::from(column > 0)..=end].iter().copied()
-        });
-        let neighbours = left.into_iter().chain(above.into_iter().flatten()).filter(|id| *id != 0);
-        let mut own = None;
-        for neighbour in neighbours {
-            let root = find(&mut parent, neighbour);
-            let joined = own.map_or(root, |own: u32| own.min(root));
-            parent[root as usize] = joined;
-            if let Some(own) = own {
-                parent[own as usize] = joined;
-            }
-            own = Some(joined);
-        }
-        ids[at] = own.unwrap_or_else(|| {
-            let new = u32::try_from(parent.len()).unwrap_or(u32::MAX);
-            parent.push(new);
-            new
-        });
+    let (runs, count) = obstacle::components(mask, width, Neighbours::Eight);
+    let (mut ids, mut sizes) = (vec![0; mask.len()], vec![0; count + 1]);
+    sizes[0] = mask.len();
+    for run in runs {
+        let (id, pixels) = (run.component + 1, run.pixels(width));
+        sizes[id] += pixels.len();
+        sizes[0] -= pixels.len();
+        ids[pixels].fill(u32::try_from(id).unwrap_or(u32::MAX));
     }
-    renumber(&mut ids, &mut parent)
-}
-
-/// The root of a provisional id; halves the path on the way.
-fn find(parent: &mut [u32], mut id: u32) -> u32 {
-    while parent[id as usize] != id {
-        parent[id as usize] = parent[parent[id as usize] as usize];
-        id = parent[id as usize];
-    }
-    id
-}
-
-/// Final ids without gaps, in the order in which they are first met.
-fn renumber(ids: &mut Vec<u32>, parent: &mut [u32]) -> (Vec<u32>, Vec<usize>) {
-    let mut final_id = vec![0u32; parent.len()];
-    let mut sizes = vec![0usize];
-    for id in ids.iter_mut() {
-        let root = find(parent, *id);
-        if root != 0 && final_id[root as usize] == 0 {
-            final_id[root as usize] = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
-            sizes.push(0);
-        }
-        *id = final_id[root as usize];
-        sizes[*id as usize] += 1;
-    }
-    (std::mem::take(ids), sizes)
+    (ids, sizes)
 }
 
 /// What the components of a set scored.

@@ -30,7 +30,7 @@ use dinov2::{DinoV2, Features};
 use fpn::Fpn;
 pub use fused::Fused;
 use head::Head;
-pub use score::Score;
+pub use score::{Score, classes};
 use uem::Uem;
 
 use crate::{Error, Result};

@@ -94,6 +94,16 @@ pub fn llr(uem: &Tensor, logits: &Tensor) -> Tensor {
     uem.select(1, 1) - uem.select(1, 0) - logits.amax([1], false)
 }
 
+/// Class ids `(b, h, w)`, uint8, of logits `(b, k, h, w)`: the first of the largest ones, 255 where there
+/// is none (NaN). As argmax, which takes eight times as long over planes on a CPU, see benches/NOTES.md.
+pub fn classes(logits: &Tensor) -> Tensor {
+    let largest = logits.amax([1], false);
+    let ids = Tensor::full_like(&largest, 255.0).to_kind(Kind::Uint8);
+    (0..logits.size()[1]).rev().fold(ids, |mut ids, id| {
+        ids.masked_fill_(&logits.select(1, id).eq_tensor(&largest), id)
+    })
+}
+
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -114,6 +124,16 @@ impl FromStr for Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pixels_class_is_the_first_of_its_largest_logits() {
+        let planes = [[1f32, 5.0, -2.0, f32::NAN], [3.0, 5.0, -2.0, 1.0], [3.0, -1.0, -3.0, 0.0]];
+        let logits = Tensor::from_slice2(&planes).view([1, 3, 2, 2]);
+        let ids: Vec<i64> = classes(&logits).flatten(0, -1).try_into().unwrap();
+        assert_eq!(ids, [1, 0, 0, 255]);
+        let logits = Tensor::randn([2, 19, 30, 50], (Kind::Float, tch::Device::Cpu));
+        assert_eq!(classes(&logits), logits.argmax(1, false).to_kind(Kind::Uint8));
+    }
 
     #[test]
     fn every_score_by_hand_on_one_pixel() {

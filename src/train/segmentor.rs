@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::gmm::EmState;
 use super::loader::Source;
@@ -14,7 +14,7 @@ use super::{Stage, head_forward, learn, raise, settings, thinned, window_px};
 use crate::config::{AdamWConfig, EmConfig, TrainSegmentorConfig};
 use crate::data::{Pair, cityscapes};
 use crate::eval::metrics::Confusion;
-use crate::model::Model;
+use crate::model::{Model, classes};
 use crate::model::config::Source as Origin;
 use crate::model::head::Head;
 use crate::{Error, Result, checkpoint, preprocess, window};
@@ -68,7 +68,7 @@ pub fn mean_iou(model: &Model, frames: &[Pair]) -> Result<f64> {
         let sample = pair.read()?;
         let x = preprocess::normalise(&super::picture(&sample, model.device()));
         let logits = window::segment(model, &[x], window::Plan::Paper, 1).remove(0).logits;
-        let classes = logits.argmax(1, false).to_kind(Kind::Uint8).flatten(0, -1);
+        let classes = classes(&logits).flatten(0, -1);
         let classes = Vec::try_from(classes.to_device(Device::Cpu)).map_err(super::torch)?;
         confusion.add(&classes, &sample.labels).map_err(|label| {
             let problem = format!("label {label}, expected a train id or 255");

@@ -23,7 +23,7 @@ const CAMERA: &str = "demo";
 /// Largest message that an untuned host passes on without loss, bytes.
 pub(crate) const MAX_JPEG: usize = 200_000;
 /// How long a node may take from its start to its first subscription.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 
 /// The node's topics that a session reads: name below the camera's, type, reliable.
 pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
@@ -74,7 +74,7 @@ impl Session {
     /// Starts the node on `weights` and waits until it listens to the camera.
     ///
     /// # Errors
-    /// A node that ends, or does not subscribe within a minute.
+    /// A node that ends, or does not subscribe within three minutes.
     pub(crate) fn start(weights: &Path, parameters: &[String]) -> Result<Self> {
         let domain = domain()?;
         let participant = Participant::new(domain)?;
@@ -103,7 +103,7 @@ impl Session {
         while !self.camera.wait_matched(Duration::from_millis(200)) {
             self.check_node()?;
             if Instant::now() > deadline {
-                return Err(failed("the node does not subscribe to the camera after a minute"));
+                return Err(failed("the node does not subscribe to the camera after three minutes"));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ood_segmentation::data::synth::{Scene, SceneConfig};
 use ood_segmentation::image::{Image, Limits};
-use ood_segmentation::model::{Fused, ModelConfig, Network, Outputs, Score};
+use ood_segmentation::model::{Fused, ModelConfig, Network, Outputs, Score, classes};
 use ood_segmentation::msg::{self, CompressedImage, Header};
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
@@ -121,7 +121,7 @@ fn stages(network: &Watched, args: &FrameArgs, camera: &CompressedImage) -> Resu
         let raised = outputs[0].logits.size()[2..] == size;
         let outputs = if raised { &outputs[0] } else { &window::raise(&outputs[0], size) };
         let mask = Score::Llr.of(outputs).gt(0.0).to_kind(Kind::Uint8) * 255;
-        (outputs.logits.argmax(1, false).to_kind(Kind::Uint8), mask)
+        (classes(&outputs.logits), mask)
     });
     let download = |plane: &Tensor| Vec::<u8>::try_from(plane.to_device(Device::Cpu).view(-1));
     let planes = network.timed("download", || [&classes, &mask].map(download));
