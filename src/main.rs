@@ -8,11 +8,12 @@ use std::{env, panic, process, thread};
 use crossbeam_channel::{Receiver, never};
 use log::LevelFilter;
 use ood_segmentation::config::{NodeConfig, ObstacleParameters};
-use ood_segmentation::image::Limits;
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{OperatingPoint, Pipeline, PipelineConfig};
-use ood_segmentation::ros::{Console, Line, Loaded, Network, Node, Process, RosArgs, Tee};
+use ood_segmentation::ros::{
+    Console, Line, Loaded, Network, Node, Process, RosArgs, Tee, limits,
+};
 use ood_segmentation::selftest::SelfTest;
 use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;
@@ -158,11 +159,7 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
         score,
         ood_threshold: config.ood_threshold.or(calibrated.ood_threshold),
         obstacle: obstacle(&config.obstacle, calibrated),
-        limits: Limits {
-            max_width: config.max_width,
-            max_height: config.max_height,
-            max_bytes: config.max_bytes,
-        },
+        limits: limits(config),
     };
     let pipeline = Pipeline::new(model, settings).map_err(exit(78))?;
     let times = pipeline.warm_up().map_err(exit(71))?;

@@ -38,7 +38,7 @@ pub(crate) fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, St
 }
 
 /// Largest picture that is taken.
-pub(crate) fn limits(config: &NodeConfig) -> Limits {
+pub fn limits(config: &NodeConfig) -> Limits {
     let NodeConfig { max_width, max_height, max_bytes, .. } = *config;
     Limits { max_width, max_height, max_bytes }
 }

@@ -45,6 +45,6 @@ mod writers;
 
 pub use args::{Names, Network, RosArgs};
 pub use console::Console;
-pub use loaded::{Load, Loaded};
+pub use loaded::{Load, Loaded, limits};
 pub use node::{Node, Process};
 pub use rosout::{Line, Tee};
