@@ -11,10 +11,10 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model claim test faults soak golden parity bench lint doc deny distributions fuzz sbom audit clean
+.PHONY: help setup build demo demo-model claim test faults soak golden parity bench bench-transport lint doc deny distributions fuzz sbom audit clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- set-up -----------------------------------------------------------------------------------------
 
@@ -147,6 +147,9 @@ parity: build $(TORCH_VENV)/.ready ## the full-size backbone against Hugging Fac
 
 bench: build $(TORCH_VENV)/.ready ## times beside PyTorch and OpenVINO, JSON in out/bench/ (DEVICE=cuda, FULL=1)
 	@$(TORCH_VENV)/bin/python benches/bench.py --out out/bench --device $(or $(DEVICE),cpu) $(if $(FULL),--full)
+
+bench-transport: build $(VENV)/.peers ## raw pictures over DDS to and from Cyclone DDS and Fast DDS; JSON in out/bench/
+	@$(VENV)/bin/python benches/transport.py --out out/bench
 
 lint: setup
 	@$(CARGO) fmt --check

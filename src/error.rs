@@ -136,6 +136,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Torch { .. } | Self::NotFinite { .. } | Self::SelfTest(_) => 71,
+            Self::Setting { .. } => 78,
             _ => 70,
         }
     }

@@ -4,6 +4,7 @@
 //! for these; `bag/` writes them with `cdr` and reads them with `cdr-encoding`.
 
 mod diagnostic;
+mod service;
 mod vision;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -263,12 +264,15 @@ pub const CAMERA_INFO: Definition = Definition {
 };
 
 /// REP-2016 hash of a type by its name, such as `sensor_msgs/msg/Image`: `RIHS01_...`, what ROS 2 offers in
-/// discovery. `None` for types that no topic of ours has.
+/// discovery; of a service's request or response that of the service. `None` for types that no topic or
+/// service of ours has.
 pub fn type_hash(type_name: &str) -> Option<&'static str> {
     let defined =
         [IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, LABEL_INFO, DETECTIONS, IMAGE_MARKER].into_iter();
     let known = defined.map(|definition| (definition.type_name, definition.hash)).chain(HASHES);
-    known.into_iter().find_map(|(name, hash)| (name == type_name).then_some(hash))
+    let service = |end| type_name.strip_suffix(end).filter(|name| name.contains("/srv/"));
+    let type_name = service("_Request").or_else(|| service("_Response")).unwrap_or(type_name);
+    known.chain(service::HASHES).find_map(|(name, hash)| (name == type_name).then_some(hash))
 }
 
 /// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.

@@ -4,6 +4,10 @@
 
 mod peers;
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use peers::{Node, call_services};
 use serde_json::{Value, json};
 
@@ -76,6 +80,37 @@ fn a_client_walks_a_node_that_waits_through_all_states_to_its_end() {
     assert!(log.contains("warm after passes"), "{log}");
 }
 
+/// The reply to a request of a Fast DDS client; both are CDR.
+fn call(binary: &Path, domain: u16, service: &str, kind: &str, request: &[u8]) -> Vec<u8> {
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let request = digits(&[&[0, 1, 0, 0], request].concat());
+    let (service, kind) =
+        (format!("{NODE}/{service}"), format!("lifecycle_msgs::srv::dds_::{kind}"));
+    let mut client = Command::new(binary)
+        .args(["call", &domain.to_string(), &service, &kind, &request])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let reply = peers::lines(client.stdout.take().unwrap()).recv_timeout(peers::PATIENCE).unwrap();
+    assert!(client.wait().unwrap().success());
+    (4..reply.len() / 2)
+        .map(|i| u8::from_str_radix(&reply[2 * i..2 * i + 2], 16).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_fast_dds_client_asks_for_the_state_and_changes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(binary) = peers::fast_dds(folder.path()) else { return };
+    let mut node = Node::start(92, &["-p", "autostart:=false"]);
+    let state = call(&binary, 92, "get_state", "GetState", &[0]);
+    assert_eq!(state[..21], *b"\x01\0\0\0\x0d\0\0\0unconfigured\0");
+    let shutdown = b"\0\0\0\0\x09\0\0\0shutdown\0";
+    assert_eq!(call(&binary, 92, "change_state", "ChangeState", shutdown)[0], 1);
+    assert!(node.end().0.success());
+}
+
 #[test]
 fn weights_that_do_not_load_leave_it_unconfigured_and_alive() {
     let wrong = ["-p", "autostart:=false", "-p", "model.weights:=none.safetensors"];
@@ -88,6 +123,29 @@ fn weights_that_do_not_load_leave_it_unconfigured_and_alive() {
     node.signal("-INT");
     let (status, log) = node.end();
     assert!(status.success() && log.contains("not configured: none.yaml"), "{log}");
+}
+
+#[test]
+fn a_second_node_of_a_name_ends_and_the_first_goes_on() {
+    let waiting = ["-p", "autostart:=false"];
+    let first = Node::start(91, &waiting);
+    first.wait("is running");
+    std::thread::sleep(Duration::from_secs(6)); // of two that are younger than 5 s either may stay
+    let mut second = Node::start(91, &waiting);
+    let (status, log) = second.end();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(
+        log.contains("duplicate_node") && log.contains("`__node` is /ood_segmentation"),
+        "{log}"
+    );
+    let mut allowed = Node::start(91, &[&waiting[..], &["-p", "allow_duplicate:=true"]].concat());
+    first.wait("duplicate_node: there is another /ood_segmentation");
+    allowed.wait("duplicate_node");
+    first.signal("-TERM");
+    let (status, _) = { first }.end();
+    assert!(status.success());
+    allowed.signal("-TERM");
+    assert!(allowed.end().0.success());
 }
 
 #[test]

@@ -193,6 +193,19 @@ fn a_dump_of_a_running_node_starts_an_identical_one() {
     assert_eq!(&brought[0]["values"], values);
 }
 
+#[test]
+fn fifty_calls_at_a_time_are_all_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = format!("model.weights:={}", weights(folder.path()).display());
+    let _node = node(64, &["-p", &weights, "-p", "autostart:=false"]);
+    let flood = json!({"name": "get_parameters", "calls": 1000, "under_way": 50,
+        "fields": {"names": ["plan"]}});
+    let Some(brought) = call_services(64, "/ood_segmentation", &json!([["flood", flood]])) else {
+        return;
+    };
+    assert_eq!(brought[0]["answered"], 1000);
+}
+
 /// As rmw_fastrtps asks: the GUID of the reader of replies in the inline QoS, no sequence number.
 #[test]
 fn a_client_with_its_identity_in_the_inline_qos_is_answered_there() {

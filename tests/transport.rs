@@ -4,7 +4,7 @@
 
 mod peers;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,29 +62,13 @@ fn a_reader_with_a_stock_socket_gets_raw_masks() {
     }
 }
 
-/// The Fast DDS peer, built where Debian's `libfastrtps-dev` is installed.
-fn fast_reader(folder: &Path) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/fast_reader.cpp");
-    let binary = folder.join("fast_reader");
-    let built = Command::new("c++")
-        .args(["-O1", "-std=c++17", "-o"])
-        .args([&binary, &source])
-        .args(["-lfastrtps", "-lfastcdr"])
-        .output();
-    let built = built.is_ok_and(|output| output.status.success());
-    if !built {
-        eprintln!("SKIP: no Fast DDS; apt install g++ libfastrtps-dev libfastcdr-dev");
-    }
-    built.then_some(binary)
-}
-
 #[test]
 fn fast_dds_gets_raw_masks_with_its_default_sockets() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(binary) = fast_reader(folder.path()) else { return };
+    let Some(binary) = peers::fast_dds(folder.path()) else { return };
     for (domain, length) in [(67, 640 * 480), (68, 1920 * 1080)] {
         let mut viewer = Command::new(&binary)
-            .args([&domain.to_string(), "rt/mask", "sensor_msgs::msg::dds_::Image_"])
+            .args(["read", &domain.to_string(), "rt/mask", "sensor_msgs::msg::dds_::Image_"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -212,19 +196,17 @@ fn every_endpoint_offers_its_type_hash() {
         .unwrap();
     let lines = peers::lines(listener.stdout.take().unwrap());
     let mut seen = std::collections::BTreeSet::new();
-    let (end, wanted) = (Instant::now() + PATIENCE, ["/camera/status", "ros_discovery_info"]);
+    let end = Instant::now() + PATIENCE;
+    let wanted = ["/camera/status", "ros_discovery_info", "/get_stateRequest", "/recordReply"];
     let done = |seen: &std::collections::BTreeSet<String>| {
         wanted.iter().all(|wanted| seen.iter().any(|topic| topic.ends_with(wanted)))
-            && seen.len() > 20
+            && seen.len() > 46 // 26 of them of services
     };
     while !done(&seen) {
         let left = end.saturating_duration_since(Instant::now());
         let line = lines.recv_timeout(left).unwrap_or_else(|_| panic!("only {seen:?}"));
         let line: Value = serde_json::from_str(&line).unwrap();
         let topic = line["topic"].as_str().unwrap();
-        if !topic.starts_with("rt/") && topic != "ros_discovery_info" {
-            continue; // services, whose types have no definition here
-        }
         if let Some(hash) = line["hash"].as_str() {
             assert_eq!(line["user_data"], format!("typehash={hash};"), "{line}");
             seen.insert(topic.to_owned());
@@ -234,28 +216,124 @@ fn every_endpoint_offers_its_type_hash() {
     listener.wait().unwrap();
 }
 
+/// Sends a signal to a peer.
+fn signal(peer: &Peer, name: &str) {
+    let id = peer.child.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+}
+
+/// A camera at 10 Hz for a minute.
+fn camera() -> Value {
+    let mut play = peers::picture("/camera/image_raw", 1);
+    play["do"] = json!("play");
+    (play["rate"], play["seconds"]) = (json!(10), json!(60));
+    play
+}
+
+/// The lease is 10 s.
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(15);
+
 #[test]
 fn a_camera_that_was_silent_for_longer_than_its_lease_is_heard_at_once() {
     let (Some(mut camera), Some(mut reader)) = (Peer::start(69), Peer::start(69)) else { return };
     // Without the watchdog, which would join anew.
     let _node = Node::start(69, &["-p", "silence_ms:=0"]);
     reader.read_status("/camera/status");
-    let mut play = peers::picture("/camera/image_raw", 1);
-    play["do"] = json!("play");
-    (play["rate"], play["seconds"]) = (json!(10), json!(60));
-    camera.tell(&play);
+    camera.tell(&self::camera());
     reader.wait("frame before", peers::is_status);
-    let signal = |name: &str| {
-        let id = camera.child.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-    };
-    signal("-STOP");
-    std::thread::sleep(Duration::from_secs(15)); // the lease is 10 s
+    signal(&camera, "-STOP");
+    std::thread::sleep(LONGER_THAN_THE_LEASE);
     while reader.lines.try_recv().is_ok() {}
-    signal("-CONT");
+    signal(&camera, "-CONT");
     let resumed = Instant::now();
     reader.wait("frame after", peers::is_status);
     let took = resumed.elapsed();
     eprintln!("first status {took:.2?} after the camera woke up");
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn a_reader_of_masks_that_was_silent_for_longer_than_its_lease_gets_them_again() {
+    let (Some(mut camera), Some(mut reader)) = (Peer::start(70), Peer::start(70)) else { return };
+    let _node = Node::start(70, &[]);
+    let mask = json!({"do": "read", "topic": "/camera/ood/image", "type": "image"});
+    reader.ask(&mask);
+    camera.tell(&self::camera());
+    let is_mask = |line: &Value| line["topic"] == "/camera/ood/image";
+    let before = reader.wait("mask before", is_mask)["stamp"][0].as_i64().unwrap();
+    signal(&reader, "-STOP");
+    std::thread::sleep(LONGER_THAN_THE_LEASE);
+    signal(&reader, "-CONT");
+    // What lay in its socket comes first: that of a second or so, not of fifteen.
+    let (resumed, late) = (Instant::now(), before + 140);
+    reader.wait("mask after", |line| is_mask(line) && line["stamp"][0].as_i64() > Some(late));
+    eprintln!("a fresh mask {:.2?} after the reader woke up", resumed.elapsed());
+}
+
+/// Runs in a thread that gets one core, and of it what others leave; so does all that it starts.
+fn starved<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let poor = move || {
+        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+        let id = thread.file_name().unwrap().to_str().unwrap();
+        for command in [["taskset", "-pc", "0"], ["renice", "-n", "19"]] {
+            let output = Command::new(command[0]).args(&command[1..]).arg(id).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        run()
+    };
+    std::thread::Builder::new().spawn(poor).unwrap().join().unwrap()
+}
+
+#[test]
+fn what_came_is_handled_while_more_keeps_coming() {
+    let Some(mut flood) = Peer::start(71) else { return };
+    // The transport's thread is slower than the flood: its socket is never empty.
+    let (_there, mut reader) = starved(|| {
+        let there = Participant::with_receive_buffer(71, 4 << 20).unwrap();
+        let reader = there.reader("/flood", IMAGE, Qos { samples: 64, ..BEST_EFFORT }).unwrap();
+        (there, reader)
+    });
+    let id = flood.child.id().to_string();
+    assert!(Command::new("taskset").args(["-apc", "0", &id]).output().unwrap().status.success());
+    flood.tell(&json!({"do": "flood", "topic": "/flood", "seconds": 4, "length": 100}));
+    assert!(reader.wait_matched(PATIENCE));
+    let mut during = 0;
+    let (end, second) = (Instant::now() + PATIENCE, Duration::from_millis(100));
+    while flood.lines.try_recv().is_err() {
+        assert!(Instant::now() < end, "the flood did not end");
+        during += u32::from(reader.next(second).unwrap().is_some());
+    }
+    eprintln!("{during} samples read while the flood lasted");
+    assert!(during > 20, "{during}");
+}
+
+#[test]
+fn a_mask_of_which_a_reliable_reader_lost_most_is_repaired_in_moments() {
+    let Some(mut reader) = Peer::start(72) else { return };
+    let here = Participant::new(72).unwrap();
+    let qos = Qos { reliable: true, ..BEST_EFFORT };
+    let mut writer = here.writer("/mask", IMAGE, qos, ByteOrder::Little).unwrap();
+    reader.ask(&json!({"do": "read", "topic": "/mask", "type": "image", "reliable": true}));
+    assert!(writer.wait_matched(PATIENCE));
+    let mut mask = ood_segmentation::image::Image::packed(
+        ood_segmentation::msg::Header::default(),
+        (1080, 1920),
+        "mono8",
+        vec![7; 1920 * 1080],
+    );
+    let mut send = |sec| {
+        mask.header.stamp.sec = sec;
+        assert!(writer.write(ood_segmentation::msg::encode(&mask).unwrap()).unwrap());
+    };
+    send(1);
+    reader.wait("mask", |line| line["stamp"][0] == 1);
+    signal(&reader, "-STOP"); // its socket holds a part of what comes
+    send(2);
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&reader, "-CONT");
+    let resumed = Instant::now();
+    reader.wait("mask that was repaired", |line| line["stamp"][0] == 2);
+    let took = resumed.elapsed();
+    eprintln!("whole {took:.2?} after the reader went on");
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }

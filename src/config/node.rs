@@ -52,6 +52,7 @@ pub struct NodeConfig {
     pub jpeg_quality: u8,
     pub overlay_alpha: f64,
     pub autostart: bool,
+    pub allow_duplicate: bool,
     pub selftest_period_s: u32,
     pub hang_ms: u32,
     pub memory_limit_mb: u32,

@@ -176,6 +176,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "of overlay/image: share of the classes' colours, the rest is the picture"),
     row("autostart", Bool, ReadOnly,
         "true: the node becomes active by itself; false: it waits, unconfigured, for lifecycle clients"),
+    row("allow_duplicate", Bool, ReadOnly,
+        "false: the node ends, exit code 78, where another one has its name already"),
     row("selftest_period_s", Integer { least: 0, most: 3600 }, ReadOnly,
         "the network answers a known picture that often, between frames; 0: at start only"),
     row("hang_ms", Integer { least: 0, most: 600_000 }, ReadOnly,

@@ -16,10 +16,14 @@ use serde::Serialize;
 
 use super::args::Network;
 use super::graph::{Graph, PARAMETER_EVENT};
-use super::raw::{RECEIVE_BUFFER, SEND_BUFFER, dds_type, failed, offer_type_hashes};
+use super::raw::{SEND_BUFFER, dds_type, failed, offer_type_hashes};
 use super::service::Service;
 use crate::Result;
 use crate::msg::{LOG, Log};
+
+/// Calls of a service that wait, and answers that a client has not acknowledged. ROS has 10; a client that asks for
+/// more at a time never hears of the others.
+const CALLS: i32 = 1000;
 
 /// A participant, its node and the thread that keeps the node in the ROS graph.
 pub(crate) struct Participant {
@@ -31,11 +35,15 @@ pub(crate) struct Participant {
 }
 
 impl Participant {
-    /// Joins the domain under a node name.
+    /// Joins the domain under a node name, with so many bytes asked of the kernel for what was not read yet.
     ///
     /// # Errors
     /// [`crate::Error::Ros`] where there is no socket, no interface or no free participant number.
-    pub(crate) fn new(network: Network, namespace: &str, name: &str) -> Result<Self> {
+    pub(crate) fn new(
+        network: Network,
+        (namespace, name): (&str, &str),
+        receive_buffer: usize,
+    ) -> Result<Self> {
         let domain = network.domain_id;
         let first = 7400 + 250 * u32::from(domain); // by the RTPS standard
         let last = first + 249;
@@ -43,7 +51,7 @@ impl Participant {
             || format!("joining ROS domain {domain} (UDP ports {first} to {last}) as {name}");
         offer_type_hashes();
         let mut builder = DomainParticipantBuilder::new(domain)
-            .socket_receive_buffer_size(RECEIVE_BUFFER)
+            .socket_receive_buffer_size(receive_buffer)
             .socket_send_buffer_size(SEND_BUFFER);
         if network.localhost_only {
             builder = builder.with_only_networks([IpAddr::V4(Ipv4Addr::LOCALHOST)]);
@@ -151,13 +159,13 @@ impl Participant {
         Graph::new(self.context.domain_participant(), self.offers.clone())
     }
 
-    /// A service by its absolute name and type, with the QoS that ROS gives to services.
+    /// A service by its absolute name and type, with the QoS that ROS gives to services but for its depth.
     ///
     /// # Errors
     /// [`crate::Error::Ros`].
     pub(crate) fn serve(&mut self, name: &str, package: &str, type_name: &str) -> Result<Service> {
         let what = || format!("service {name}");
-        let qos = newest(true).history(History::KeepLast { depth: 10 }).build();
+        let qos = newest(true).history(History::KeepLast { depth: CALLS }).build();
         let participant = self.context.domain_participant().clone();
         let topic = |name: String, end: &str| {
             let type_name = dds_type(&format!("{package}/srv/{type_name}_{end}"));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::clock::{self, Followed};
 use super::finding::{Finding, ms, or_na, since, value};
 use super::rate::Pace;
+use super::raw::{needed, receive_buffer};
 use super::stream::Stream;
 use super::writers::SeveralWriters;
 use crate::config::NodeConfig;
@@ -34,6 +35,8 @@ pub(crate) struct Input {
     pub(crate) dropped: u64,
     /// Those that a publisher sent and that never came, whole.
     pub(crate) lost: u64,
+    /// Bytes of the largest one.
+    pub(crate) largest: u64,
     /// When the last one came.
     pub(crate) newest: Option<Instant>,
     /// How regularly they come.
@@ -52,9 +55,9 @@ pub(crate) struct Transport {
     /// A sentence for each output with a reader that asks for more than is offered, or that somebody
     /// else publishes too.
     pub(crate) unserved: Vec<String>,
-    /// Bytes of socket buffer that the kernel grants, and that are asked for.
-    pub(crate) receive_buffer: [u64; 2],
-    /// Datagrams of this computer that found no room since the node started.
+    /// The most bytes that the kernel grants to a socket.
+    pub(crate) buffer_limit: u64,
+    /// Datagrams that found no room in the node's sockets.
     pub(crate) kernel_drops: u64,
     /// Log lines that found none.
     pub(crate) lost_lines: u64,
@@ -497,14 +500,19 @@ impl Health {
     }
 
     fn dds(&self, now: Instant) -> Finding {
-        let Transport { receive_buffer: [granted, asked], kernel_drops, lost_lines, .. } =
-            self.transport;
+        let Transport { buffer_limit, kernel_drops, lost_lines, .. } = self.transport;
+        let largest = self.cameras.iter().map(|camera| camera.input.largest).max();
+        let largest = largest.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
+        let asked = receive_buffer(largest) as u64;
+        let wanted = if largest > 0 { needed(largest) as u64 } else { asked };
+        let granted = buffer_limit.min(asked);
         let total = |count: fn(&Input) -> u64| self.cameras.iter().map(|c| count(&c.input)).sum();
         let (rebuilds, dropped): (u64, u64) = (total(|i| i.rebuilds), total(|i| i.dropped));
         let mut values = vec![
             value("rebuilds", &rebuilds),
             value("receive_buffer_bytes", &granted),
             value("receive_buffer_asked_bytes", &asked),
+            value("receive_buffer_needed_bytes", &wanted),
             value("udp_receive_buffer_errors", &kernel_drops),
             value("log_lines_lost", &lost_lines),
             value("drops/replaced_by_newer", &dropped),
@@ -518,11 +526,11 @@ impl Health {
         let dropping = self.dropping.is_some_and(|last| now.duration_since(last) < WINDOW);
         let (level, message) = match dropping {
             false => (Level::OK, "no datagram is lost for want of room".into()),
-            true if granted < asked => {
+            true if granted < wanted => {
                 let remedy = format!("sudo sysctl -w net.core.rmem_max={asked}");
-                (Level::WARN, format!("this computer loses datagrams: {remedy}"))
+                (Level::WARN, format!("the node's sockets lose datagrams: {remedy}"))
             }
-            true => (Level::WARN, "this computer loses datagrams: its sockets are full".into()),
+            true => (Level::WARN, "the node's sockets are full and lose datagrams".into()),
         };
         Finding::new(level, message, values)
     }
@@ -623,6 +631,20 @@ mod tests {
         health.transport(Transport { kernel_drops, ..Transport::default() }, now);
         assert!(health.statuses(now).1);
         assert_eq!(find(&mut health, "dds", now).0, Level::WARN);
+    }
+
+    #[test]
+    fn the_remedy_for_full_sockets_depends_on_the_frames_that_came() {
+        let (mut health, now) = (health("[front]"), Instant::now());
+        let mut message = |largest: u64, buffer_limit: u64| {
+            health.input(0, Input { largest, ..Input::default() }, now);
+            let kernel_drops = buffer_limit; // more each time
+            health.transport(Transport { kernel_drops, buffer_limit, ..Transport::default() }, now);
+            find(&mut health, "dds", now).1
+        };
+        assert!(message(1920 * 1080 * 3, 4 << 20).ends_with("net.core.rmem_max=67108864"));
+        assert!(message(1920 * 1080 * 3, 16 << 20).contains("full"), "two and a half frames fit");
+        assert!(message(8192 * 4096 * 3, 64 << 20).ends_with("net.core.rmem_max=251658240"));
     }
 
     #[test]

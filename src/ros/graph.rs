@@ -98,6 +98,17 @@ impl Graph {
         topics.map(sentence).collect()
     }
 
+    /// Whether somebody else serves the parameters of a node of this name, as every node does; if so, whether
+    /// a GUID of theirs is smaller than ours.
+    pub(crate) fn namesake(&self, node: &str) -> Option<bool> {
+        let topic = format!("rq{node}/get_parametersRequest");
+        let own = self.participant.guid().prefix;
+        let readers = self.participant.discovered_readers().into_iter();
+        let of_topic = readers.filter(|r| r.subscription_topic_data.topic_name == topic);
+        let prefixes = of_topic.map(|reader| reader.reader_proxy.remote_reader_guid.prefix);
+        Some(prefixes.filter(|prefix| *prefix != own).min()? < own)
+    }
+
     fn readers(&self) -> Vec<(String, QosPolicies)> {
         let readers = self.participant.discovered_readers();
         let readers = readers.iter().map(|reader| &reader.subscription_topic_data);

@@ -8,9 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use futures::stream::{Fuse, FusedStream, LocalBoxStream, StreamExt};
+use futures::stream::{Fuse, LocalBoxStream, StreamExt};
 use futures::{FutureExt, select_biased};
-use ros2_client::{MessageInfo, ReadError, ReadResult};
+use ros2_client::{MessageInfo, ReadResult};
 
 use super::args::{Names, Network};
 use super::context::Participant;
@@ -19,8 +19,10 @@ use super::gaps::Gaps;
 use super::graph::Publishers;
 use super::monitor::Report;
 use super::rate::{Arrivals, RateLimit};
+use super::raw::receive_buffer;
 use super::seed::ImageSeed;
 use super::slot::{Slot, slot};
+use super::transport::{Arrival, ImageKind, ImageSource, Images};
 use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
@@ -57,6 +59,15 @@ impl Payload {
             Self::Raw(image) => image.header.clone(),
             Self::Compressed(message) => message.header.clone(),
             Self::Undecodable(_) => Header::default(),
+        }
+    }
+
+    /// Bytes of its pixels, or of its file.
+    fn len(&self) -> usize {
+        match self {
+            Self::Raw(image) => image.data.len(),
+            Self::Compressed(message) => message.data.len(),
+            Self::Undecodable(_) => 0,
         }
     }
 
@@ -143,6 +154,7 @@ impl Camera {
             dropped: 0,
             limited: 0,
             lost: 0,
+            largest: 0,
             gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
             arrivals: Arrivals::default(),
@@ -222,6 +234,8 @@ struct Ingest {
     limited: u64,
     /// Messages that a publisher sent and that never came, whole.
     lost: u64,
+    /// Bytes of the largest message so far.
+    largest: usize,
     gaps: Gaps,
     rate: RateLimit,
     arrivals: Arrivals,
@@ -241,7 +255,8 @@ const DISCOVERY: Duration = Duration::from_secs(2);
 
 impl Ingest {
     fn join(&self) -> Result<Participant> {
-        Participant::new(self.network, &self.node.0, &self.node.1)
+        let name = (&*self.node.0, &*self.node.1);
+        Participant::new(self.network, name, receive_buffer(self.largest))
     }
 
     /// Reads until told to stop, through as many participants as it takes.
@@ -299,26 +314,16 @@ impl Ingest {
         source: Source,
         infos: &mut Infos<'_>,
     ) -> Result<Option<Source>> {
-        if source.compressed {
-            let topic = participant.subscribe(
-                &self.compressed,
-                COMPRESSED_IMAGE.type_name,
-                source.reliable,
-            )?;
-            let messages = topic.async_stream().map(|read| {
-                let (message, info) = read?;
-                Ok((Payload::Compressed(message), info))
-            });
-            self.drain(participant, source, infos, messages).await
-        } else {
-            let topic = participant.subscribe(&self.raw, IMAGE.type_name, source.reliable)?;
-            let seed = ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes };
-            let messages = topic.async_stream_seed(seed).map(|read| {
-                let (image, info) = read?;
-                Ok((Payload::Raw(image), info))
-            });
-            self.drain(participant, source, infos, messages).await
-        }
+        let (topic, kind) = match source.compressed {
+            true => (&self.compressed, ImageKind::Compressed),
+            false => (&self.raw, ImageKind::Raw(self.seed())),
+        };
+        let images = participant.images(topic, kind, source.reliable)?;
+        self.drain(participant, source, infos, images).await
+    }
+
+    fn seed(&self) -> ImageSeed {
+        ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes }
     }
 
     async fn drain(
@@ -326,9 +331,9 @@ impl Ingest {
         participant: &Participant,
         source: Source,
         infos: &mut Infos<'_>,
-        messages: impl FusedStream<Item = ReadResult<(Payload, MessageInfo)>>,
+        images: Images,
     ) -> Result<Option<Source>> {
-        let mut messages = pin!(messages);
+        let mut images = images.fuse();
         let mut tick = StreamExt::fuse(smol::Timer::interval(TICK));
         let stop = self.links.stop.clone();
         loop {
@@ -354,24 +359,7 @@ impl Ingest {
                         return Ok(None);
                     }
                 }
-                message = messages.select_next_some() => match message {
-                    Ok((payload, info)) => {
-                        let writer = info.publisher_gid();
-                        self.lost += self.gaps.after(writer, info.sequence_number());
-                        if self.writers.admits(writer, Instant::now()) {
-                            self.put(payload);
-                        } else {
-                            self.keep_buffer(payload);
-                        }
-                    }
-                    Err(ReadError::Deserialization { reason }) => {
-                        self.put(Payload::Undecodable(reason));
-                    }
-                    Err(error) => {
-                        let what = format!("reading {}", self.raw);
-                        return Err(Error::Ros { what, problem: error.to_string() });
-                    }
-                },
+                arrival = images.select_next_some() => self.take(arrival?),
                 info = infos.select_next_some() => match info {
                     Ok((info, _)) => self.keep(info),
                     Err(error) => log::debug!("{}: {error}", self.info),
@@ -435,6 +423,7 @@ impl Ingest {
             received: self.sequence,
             dropped: self.dropped,
             lost: self.lost,
+            largest: self.largest as u64,
             newest: self.newest,
             pace: self.arrivals.pace(),
             several: self.writers.several(Instant::now()),
@@ -452,11 +441,25 @@ impl Ingest {
         }
     }
 
+    /// Of a message of the publisher that is read, its payload; of another's, its buffer.
+    fn take(&mut self, Arrival { payload, sender }: Arrival) {
+        let is_read = sender.is_none_or(|(writer, number)| {
+            self.lost += self.gaps.after(writer, number);
+            self.writers.admits(writer, Instant::now())
+        });
+        if is_read {
+            self.put(payload);
+        } else {
+            self.keep_buffer(payload);
+        }
+    }
+
     fn put(&mut self, payload: Payload) {
         let received = Instant::now();
         self.watchdog.message(received);
         self.arrivals.message(received);
         self.newest = Some(received);
+        self.largest = self.largest.max(payload.len());
         self.sequence += 1;
         if !self.rate.admits(received) {
             self.limited += 1;

@@ -15,8 +15,9 @@ use super::args::Names;
 use super::clock::Followed;
 use super::context::Participant;
 use super::diagnostics::{Health, Input, Transport, processing_ms};
+use super::drops::Drops;
 use super::graph::Graph;
-use super::raw::{RECEIVE_BUFFER, failed};
+use super::raw::failed;
 use super::rosout::Line;
 use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
@@ -51,6 +52,7 @@ pub(crate) struct Monitor(JoinHandle<()>);
 
 /// What lives on it.
 struct Speaker {
+    node: String,
     health: Health,
     watch: Watch,
     pulse: Pulse,
@@ -60,7 +62,7 @@ struct Speaker {
     graph: Graph,
     read: BTreeSet<String>,
     unserved: Vec<String>,
-    kernel_drops_before: u64,
+    drops: Drops,
     lost_lines: u64,
     spoke: Option<Instant>,
 }
@@ -111,6 +113,7 @@ impl Monitor {
         let latencies = LATENCIES.iter().map(&mut latency).collect::<Result<_>>()?;
         let topic = names.topic("/diagnostics")?;
         let speaker = Speaker {
+            node: names.node_name(),
             health,
             pulse: watch.pulse("monitor"),
             watch,
@@ -120,7 +123,7 @@ impl Monitor {
             graph: participant.graph(),
             read: BTreeSet::new(),
             unserved: Vec::new(),
-            kernel_drops_before: kernel_drops(),
+            drops: Drops::default(),
             lost_lines: 0,
             spoke: None,
         };
@@ -211,15 +214,20 @@ impl Speaker {
     fn transport(&mut self) -> Transport {
         let mut unserved = self.graph.unserved();
         unserved.extend(self.graph.conflicts());
+        if self.graph.namesake(&self.node).is_some() {
+            unserved.push(format!(
+                "duplicate_node: there is another {}; stop or rename one",
+                self.node
+            ));
+        }
         let new = unserved.iter().filter(|sentence| !self.unserved.contains(sentence));
         new.for_each(|sentence| log::warn!("{sentence}"));
         self.unserved.clone_from(&unserved);
-        let asked = RECEIVE_BUFFER as u64;
         let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
         Transport {
             unserved,
-            receive_buffer: [limit.trim().parse().unwrap_or(asked).min(asked), asked],
-            kernel_drops: kernel_drops().saturating_sub(self.kernel_drops_before),
+            buffer_limit: limit.trim().parse().unwrap_or(u64::MAX),
+            kernel_drops: self.drops.count(),
             lost_lines: self.lost_lines,
         }
     }
@@ -230,30 +238,5 @@ fn warn<M>(topic: &str, written: Result<(), ros2_client::WriteError<M>>) {
         // A reader that stopped acknowledging; the next message is the one that counts.
         Ok(()) | Err(ros2_client::WriteError::WouldBlock { .. }) => {}
         Err(error) => log::warn!("{topic}: {error}"),
-    }
-}
-
-/// Datagrams that found a full socket, of all programs since the computer started.
-fn kernel_drops() -> u64 {
-    receive_buffer_errors(&fs::read_to_string("/proc/net/snmp").unwrap_or_default()).unwrap_or(0)
-}
-
-/// `RcvbufErrors` of `Udp` in `/proc/net/snmp`: a line of names, then one of numbers.
-fn receive_buffer_errors(snmp: &str) -> Option<u64> {
-    let mut udp = snmp.lines().filter(|line| line.starts_with("Udp:")).map(str::split_whitespace);
-    let (mut names, mut numbers) = (udp.next()?, udp.next()?);
-    numbers.nth(names.position(|name| name == "RcvbufErrors")?)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_counter_is_found_by_its_name() {
-        let snmp = "Tcp: RtoMin RcvbufErrors\nTcp: 1 2\nUdp: InDatagrams NoPorts RcvbufErrors X\n\
-                    Udp: 454183 6747 31 0\nUdpLite: RcvbufErrors\nUdpLite: 9\n";
-        assert_eq!(receive_buffer_errors(snmp), Some(31));
-        assert_eq!(receive_buffer_errors("Udp: InDatagrams\nUdp: 1\n"), None);
     }
 }

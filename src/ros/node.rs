@@ -19,6 +19,7 @@ use super::lifecycle::State;
 use super::loaded::{Load, Loaded, facts, limits, view};
 use super::mode::{Ladder, Mode};
 use super::monitor::{Monitor, ROOM, Report};
+use super::namesake::Namesake;
 use super::operating;
 use super::params::{Services, Settings};
 use super::publish::Outputs;
@@ -69,6 +70,8 @@ pub struct Node {
     ladder: Ladder,
     run_id: u32,
     recorder: Recorder,
+    /// None where another node may have this name.
+    namesake: Option<Namesake>,
 }
 
 /// The node's connections to its process.
@@ -141,6 +144,8 @@ impl Node {
         let recorder = Recorder::start(names, &config)?;
         let settings = (config.clone(), state, recorder.trigger());
         let services = Services::start(participant, names, settings, stop.clone())?;
+        let namesake = || Namesake::new(names.node_name(), outputs.participant().graph());
+        let namesake = (!config.allow_duplicate).then(namesake);
         let plan = config.plan.parse()?;
         if config.transport != Transport::Compressed {
             check_receive_buffer();
@@ -173,6 +178,7 @@ impl Node {
             endurance: Endurance::default(),
             run_id: run_id(),
             recorder,
+            namesake,
         };
         node.replace(loaded);
         Ok(node)
@@ -247,6 +253,7 @@ impl Node {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
             self.pulse.iter().for_each(Pulse::beat);
+            self.namesake.as_mut().map_or(Ok(()), Namesake::check)?;
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
             }

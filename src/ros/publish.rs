@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ros2_client::{Publisher, WriteError};
 use serde::Serialize;
 
 use super::args::{Names, Network};
 use super::context::Participant;
 use super::e2e::{self, Identity};
+use super::raw::RECEIVE_BUFFER;
+use super::transport::Sink;
 use crate::Result;
 use crate::config::{ClassTable, MaskReliability, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
@@ -58,10 +59,10 @@ struct Pair {
     compressed: Output<CompressedImage>,
 }
 
-struct Output<M: Serialize> {
+struct Output<M> {
     topic: String,
     reliable: bool,
-    publisher: Publisher<M>,
+    sink: Box<dyn Sink<M>>,
 }
 
 /// How long a look at the readers in the graph is good for.
@@ -79,7 +80,8 @@ impl Outputs {
     /// # Errors
     /// [`crate::Error::Ros`] when DDS cannot start, [`crate::Error::Setting`] for a name that ROS does not allow.
     pub(crate) fn new(names: &Names, network: Network, config: &NodeConfig) -> Result<Self> {
-        let mut participant = Participant::new(network, names.namespace(), names.node())?;
+        let mut participant =
+            Participant::new(network, (names.namespace(), names.node()), RECEIVE_BUFFER)?;
         let reliable = config.mask_reliability == MaskReliability::Reliable;
         let mut cameras = Vec::new();
         for name in &config.cameras {
@@ -169,7 +171,7 @@ impl Outputs {
         }
     }
 
-    fn reads<M: Serialize>(&self, output: &Output<M>) -> bool {
+    fn reads<M>(&self, output: &Output<M>) -> bool {
         // A reader that insists on reliability gets nothing from a best-effort writer.
         self.read.get(&output.topic).is_some_and(|takes_any| output.reliable || *takes_any)
     }
@@ -263,12 +265,11 @@ impl Outputs {
     }
 }
 
-impl<M: Serialize> Output<M> {
+impl<M> Output<M> {
     fn publish(&self, message: M) {
-        match self.publisher.publish(message) {
-            Ok(()) => {}
-            // A reader that stopped acknowledging; the next message is the one that counts.
-            Err(WriteError::WouldBlock { .. }) => log::debug!("{}: no room", self.topic),
+        match self.sink.put(message) {
+            Ok(true) => {}
+            Ok(false) => log::debug!("{}: no room", self.topic),
             Err(error) => log::warn!("{}: {error}", self.topic),
         }
     }
@@ -294,21 +295,29 @@ impl Offer<'_> {
     }
 
     /// For messages of a few datagrams: most readers ask for reliability.
-    fn reliable<M: Serialize>(&mut self, name: &str, type_name: &str) -> Result<Output<M>> {
+    fn reliable<M: Serialize + 'static>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+    ) -> Result<Output<M>> {
         self.output(self.names.topic(name)?, type_name, (true, false))
     }
 
-    fn latched<M: Serialize>(&mut self, name: &str, type_name: &str) -> Result<Output<M>> {
+    fn latched<M: Serialize + 'static>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+    ) -> Result<Output<M>> {
         self.output(self.names.topic(name)?, type_name, (true, true))
     }
 
-    fn output<M: Serialize>(
+    fn output<M: Serialize + 'static>(
         &mut self,
         topic: String,
         type_name: &str,
         (reliable, latched): (bool, bool),
     ) -> Result<Output<M>> {
         let publisher = self.participant.publish(&topic, type_name, (reliable, latched))?;
-        Ok(Output { topic, reliable, publisher })
+        Ok(Output { topic, reliable, sink: Box::new(publisher) })
     }
 }

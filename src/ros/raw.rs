@@ -22,7 +22,8 @@ use rustdds::{
 use super::args::Network;
 use crate::{Error, Result};
 
-/// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together.
+/// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together. This is enough
+/// for [`receive_buffer`]'s share of 3840x2160 rgb8.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 /// Asked of the kernel for sending.
 pub(super) const SEND_BUFFER: usize = 16 << 20;
@@ -31,6 +32,17 @@ pub(super) const SEND_BUFFER: usize = 16 << 20;
 const DEPTH: i32 = 10;
 /// How long a reliable write waits for room before its sample is given up.
 const MAX_BLOCKING: Duration = Duration::from_millis(100);
+
+/// What to ask of the kernel for a socket that has received frames of so many bytes: two and a half of them,
+/// since the kernel counts more than the payload, and room for smaller ones is free.
+pub(super) fn receive_buffer(frame: usize) -> usize {
+    RECEIVE_BUFFER.max(needed(frame))
+}
+
+/// Two and a half frames.
+pub(super) fn needed(frame: usize) -> usize {
+    frame.saturating_mul(5) / 2
+}
 
 /// The DDS domain that ROS would use: `ROS_DOMAIN_ID`, 0 when it is not set.
 ///

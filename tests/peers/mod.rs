@@ -231,6 +231,22 @@ pub(crate) fn picture(topic: &str, stamp: u32) -> Value {
         "stamp": [stamp, 5], "frame_id": "front_optical"})
 }
 
+/// The Fast DDS peer, built where Debian's `libfastrtps-dev` is installed.
+pub(crate) fn fast_dds(folder: &Path) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/fast_dds.cpp");
+    let binary = folder.join("fast_dds");
+    let built = Command::new("c++")
+        .args(["-O1", "-std=c++17", "-o"])
+        .args([&binary, &source])
+        .args(["-lfastrtps", "-lfastcdr"])
+        .output();
+    let built = built.is_ok_and(|output| output.status.success());
+    if !built {
+        eprintln!("SKIP: no Fast DDS; apt install g++ libfastrtps-dev libfastcdr-dev");
+    }
+    built.then_some(binary)
+}
+
 /// What the steps of `tests/peers/params.py` brought; `None` where its Python packages are missing.
 pub(crate) fn call_services(domain: u16, node: &str, steps: &Value) -> Option<Value> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -7,6 +7,7 @@ One JSON object per line on stdin is a command, one per line on stdout an answer
   {"do": "compressed", "topic": ..., "format": "jpeg", "file": "a.jpg", "stamp": ..., "frame_id": ...}
   {"do": "play", ..., "rate": 10, "seconds": 3}  as "image" again and again, the stamp's seconds counting up
   {"do": "lie", "topic": ..., "base64": ...}     an Image message with these bytes, zeros up to 64, as its CDR
+  {"do": "flood", "topic": ..., "length": 100, "seconds": 3}  Image messages as fast as it goes
   {"do": "offer", "topic": ...}                  the writer of Image messages, and nothing written
   {"do": "info", "topic": "/camera/camera_info", "height": 2, "width": 3, "k": [9 numbers],
    "p": [12 numbers], "stamp": ..., "frame_id": ...}
@@ -434,6 +435,14 @@ class Peer:
         for i in range(int(c["rate"] * c["seconds"])):
             self.image({**c, "stamp": [seconds + i, nanoseconds]})
             self.sleep({"seconds": 1 / c["rate"]})
+
+    def flood(self, c):
+        """As fast as it goes."""
+        message = Image(self.header(c), 1, c["length"], "mono8", 0, c["length"], bytes(c["length"]))
+        self.write(c, message)  # once somebody reads
+        writer, end = self.writer(c, Image), time.monotonic() + c["seconds"]
+        while time.monotonic() < end:
+            writer.write(message)
 
     def read(self, c):
         qos = self.qos(c.get("reliable", False), c.get("latched", False))

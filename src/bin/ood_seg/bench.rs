@@ -1,6 +1,7 @@
 //! `ood_seg bench`: the network and the node, timed; `benches/bench.py` puts them beside their peers.
 
 mod frame;
+mod masks;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ enum What {
     Frame(frame::FrameArgs),
     /// The node behind a 960x540 camera over DDS: latency at a rate it keeps up with, then overload
     Node(NodeArgs),
+    /// Masks over DDS as the node sends them, at a camera's rate
+    Masks(masks::MasksArgs),
 }
 
 #[derive(clap::Args)]
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Window(args) => window(args),
         What::Frame(args) => frame::run(args),
         What::Node(args) => node(args),
+        What::Masks(args) => masks::run(args),
     }
 }
 

@@ -1,0 +1,53 @@
+//! The services that the node offers, as ROS 2 knows them.
+
+/// REP-2016 hashes by name.
+pub(super) const HASHES: [(&str, &str); 12] = [
+    (
+        "std_srvs/srv/SetBool",
+        "RIHS01_abe9e4bb6b41b40e6789712c00ec8871923e089af3f667a79992a428cff2da0a",
+    ),
+    (
+        "std_srvs/srv/Trigger",
+        "RIHS01_eeff2cd6fa5ad9d27cdf4dec64818317839b62f212a91e6b5304b634b2062c5f",
+    ),
+    (
+        "rcl_interfaces/srv/ListParameters",
+        "RIHS01_3e6062bfbb27bfb8730d4cef2558221f51a11646d78e7bb30a1e83afac3aad9d",
+    ),
+    (
+        "rcl_interfaces/srv/GetParameters",
+        "RIHS01_bf9803d5c74cf989a5de3e0c2e99444599a627c7ff75f97b8c05b01003675cbc",
+    ),
+    (
+        "rcl_interfaces/srv/GetParameterTypes",
+        "RIHS01_da199c878688b3e530bdfe3ca8f74cb9fa0c303101e980a9e8f260e25e1c80ca",
+    ),
+    (
+        "rcl_interfaces/srv/DescribeParameters",
+        "RIHS01_845b484d71eb0673dae682f2e3ba3c4851a65a3dcfb97bddd82c5b57e91e4cff",
+    ),
+    (
+        "rcl_interfaces/srv/SetParameters",
+        "RIHS01_56eed9a67e169f9cb6c1f987bc88f868c14a8fc9f743a263bc734c154015d7e0",
+    ),
+    (
+        "rcl_interfaces/srv/SetParametersAtomically",
+        "RIHS01_0e192ef259c07fc3c07a13191d27002222e65e00ccec653ca05e856f79285fcd",
+    ),
+    (
+        "lifecycle_msgs/srv/ChangeState",
+        "RIHS01_356fe34f0475a43acf54542013af4167b0e729f77ea22ffb045c6ad8e20668e5",
+    ),
+    (
+        "lifecycle_msgs/srv/GetState",
+        "RIHS01_800a0a5aae599782b02932de0caf563f6dc4e7e94b794eadde075ba2cbef9795",
+    ),
+    (
+        "lifecycle_msgs/srv/GetAvailableStates",
+        "RIHS01_00a07d79d2207d71e81a8cbc1880e5d924cc16d4688ea8e8e06e443dc8f8aa1d",
+    ),
+    (
+        "lifecycle_msgs/srv/GetAvailableTransitions",
+        "RIHS01_59b7ecefce0982a8a844b9f2c4f14764c1c4543cc55e72924e2aa4adad83e9bc",
+    ),
+];
