@@ -120,6 +120,7 @@ pub struct QualityParameters {
     pub frozen_ms: u32,
     pub covered: u32,
     pub torn: f64,
+    pub unfamiliar: f64,
 }
 
 /// What is kept of the seconds around something remarkable.

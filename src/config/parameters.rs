@@ -160,6 +160,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "fewest of the 16 blocks of a picture that show nothing for it to be partly covered; 17: never"),
     row("quality.torn", Double { least: 1.0, most: 1e6 }, Live,
         "how much a step between two rows may stand out from the steps beside it; above it the picture is torn"),
+    row("quality.unfamiliar", Double { least: 0.0, most: 1e6 }, Live,
+        "times the bound of the model's calibration by which a picture's features may differ from its pictures'; 0: never unfamiliar"),
     row("record.directory", Text, ReadOnly,
         "where bags of the seconds around an obstacle, a fault, a bad picture or a call of ~/record go; empty: none, and nothing is kept"),
     row("record.before_s", Double { least: 0.0, most: 60.0 }, ReadOnly,

@@ -31,10 +31,11 @@ use crate::image::{Image, Reject};
 use crate::model::Fused;
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
 use crate::pipeline::{Pipeline, Planes, Prediction, View, panic_text};
+use crate::quality::{self, Quality};
 use crate::selftest::SelfTest;
 use crate::supervisor::{Phase, Pulse, Watch};
 use crate::window::Plan;
-use crate::{Error, Result, quality};
+use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
 pub struct Node {
@@ -97,6 +98,7 @@ struct Job {
     camera: usize,
     status: FrameStatus,
     image: Image,
+    quality: Option<Quality>,
     planes: Planes,
     /// With the frame's own stamp.
     calibration: Option<CameraInfo>,
@@ -367,10 +369,10 @@ impl Node {
             self.received[camera] = Some(frame.received);
             match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
-                    self.inspect(camera, &image, &mut status);
+                    let quality = self.inspect(camera, &image);
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.recorder.wants(self.outputs.wanted(camera));
-                    jobs.push(Job { camera, status, image, planes, calibration });
+                    jobs.push(Job { camera, status, image, quality, planes, calibration });
                 }
                 Err(error) => failure = self.end(camera, status, Err(error)).or(failure),
             }
@@ -380,8 +382,10 @@ impl Node {
         let predictions = self.loaded.as_ref().map(|loaded| loaded.pipeline.run_batch(&frames));
         let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         for (job, prediction) in jobs.into_iter().zip(predictions.unwrap_or_default()) {
-            let Job { camera, mut status, image, calibration, .. } = job;
+            let Job { camera, mut status, image, quality, calibration, .. } = job;
             let stamp = image.header.stamp;
+            let unfamiliarity = prediction.as_ref().ok().and_then(|seen| seen.unfamiliarity);
+            self.tell(camera, quality, unfamiliarity, &mut status);
             self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
@@ -418,6 +422,7 @@ impl Node {
                 .unwrap_or_default(),
             mode: self.ladder.mode().to_string(),
             run_id: self.run_id,
+            unfamiliarity: f32::NAN,
             ..FrameStatus::default()
         }
     }
@@ -458,12 +463,25 @@ impl Node {
         Ok(image)
     }
 
-    /// Says what is wrong with a picture, which is segmented all the same.
-    fn inspect(&mut self, camera: usize, image: &Image, status: &mut FrameStatus) {
+    /// Looks at a picture, which is segmented whatever is wrong with it.
+    fn inspect(&mut self, camera: usize, image: &Image) -> Option<Quality> {
         let (limits, thresholds) = (&limits(&self.config), &self.config.quality);
         let look = || self.quality[camera].look(image, limits, thresholds, Instant::now());
-        let quality = thresholds.enabled.then(look).flatten();
+        thresholds.enabled.then(look).flatten()
+    }
+
+    /// Says what is wrong with a picture, and how far from the calibration's the network finds it.
+    fn tell(
+        &self,
+        camera: usize,
+        quality: Option<Quality>,
+        unfamiliarity: Option<f32>,
+        status: &mut FrameStatus,
+    ) {
+        let thresholds = &self.config.quality;
+        let quality = quality.map(|it| it.with_unfamiliarity(unfamiliarity, thresholds));
         status.quality = quality.map_or(0, |quality| quality.bits);
+        status.unfamiliarity = unfamiliarity.unwrap_or(f32::NAN);
         drop(self.reports.try_send(Report::Quality(camera, quality))); // no room: the next one
     }
 
