@@ -131,6 +131,7 @@ pub struct RecordParameters {
     pub directory: PathBuf,
     pub before_s: f64,
     pub after_s: f64,
+    pub memory_mb: u64,
     pub max_mb: u64,
 }
 

@@ -140,7 +140,7 @@ impl Node {
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
         let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
-        let recorder = Recorder::start(names, &config)?;
+        let recorder = Recorder::start(names, &config, reports.clone())?;
         let settings = (config.clone(), state, recorder.trigger());
         let services = Services::start(participant, names, settings, stop.clone())?;
         let plan = config.plan.parse()?;
@@ -195,7 +195,9 @@ impl Node {
             }
             let plan = pipeline.config().plan;
             self.ladder = Ladder::new(plan, self.config.budget_ms, self.config.degrade_after_ms);
-            self.outputs.set_classes(pipeline.model().config().classes.clone());
+            let classes = &pipeline.model().config().classes;
+            self.recorder.set_classes(classes);
+            self.outputs.set_classes(classes.clone());
         }
     }
 
@@ -389,8 +391,8 @@ impl Node {
             self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
-                self.recorder.frame(camera, &prediction);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
+                self.recorder.frame(camera, &prediction, calibration.as_ref());
                 let identity = Identity { run_id: self.run_id, sequence: status.sequence };
                 self.outputs.publish((camera, identity), prediction, calibration.as_ref())
             });
