@@ -99,6 +99,7 @@ pub struct FrameStatus {
     pub mask_crc32: u32,
     pub ood_crc32: u32,
     pub quality: u16,
+    pub unfamiliarity: f32,
 }
 
 /// Type of [`FrameStatus`].
@@ -277,7 +278,7 @@ pub fn type_hash(type_name: &str) -> Option<&'static str> {
 
 /// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.
 const HASHES: [(&str, &str); 8] = [
-    (FRAME_STATUS, "RIHS01_ab88bd41b61d2bead14ad90c9d0b475cc56a561b9a7054a7e9b996ca52db4d3a"),
+    (FRAME_STATUS, "RIHS01_46a2f248c7caa82fb4cf7c0fc1f22d63b17f8f3ee3ec1fcf5b96a6d7779ad395"),
     (DIAGNOSTIC_ARRAY, "RIHS01_5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"),
     (FLOAT64_STAMPED, "RIHS01_588b194ed7eddc089b6ca098eb093e92f29bdad96ebd906fc9282816335942eb"),
     (LOG, "RIHS01_e28ce254ca8abc06abf92773b74602cdbf116ed34fbaf294fb9f81da9f318eac"),

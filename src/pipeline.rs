@@ -13,6 +13,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use crate::image::{Image, Limits};
+use crate::model::familiar::Familiarity;
 use crate::model::{Fused, Model, ModelConfig, Outputs, Score, classes};
 use crate::msg::Header;
 use crate::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
@@ -89,6 +90,9 @@ pub struct Prediction {
     pub probability: Option<Vec<u8>>,
     /// The picture, three bytes per pixel.
     pub rgb: Option<Vec<u8>>,
+    /// Distance of the picture from those that the model was calibrated on, by the calibrated bound: a
+    /// picture above 1 is unlike them. `None` where the model's calibration does not say.
+    pub unfamiliarity: Option<f32>,
     /// Where the time went.
     pub timing: Timing,
 }
@@ -115,6 +119,8 @@ pub struct ScoreMaps {
     pub classes: Vec<u8>,
     /// One plane per score asked for, in that order.
     pub scores: Vec<(Score, Vec<f32>)>,
+    /// What the picture as a whole looks like to the backbone.
+    pub descriptor: Vec<f32>,
 }
 
 /// A loaded network and how to use it.
@@ -265,6 +271,7 @@ impl Pipeline {
                 width,
                 classes: download(&classes(&outputs.logits)),
                 scores: scores.iter().map(plane).collect::<Result<_>>()?,
+                descriptor: download(&outputs.descriptor),
             })
         })?
     }
@@ -336,6 +343,7 @@ impl Pipeline {
             confidence: planes.confidence.then(|| byte(confidence())),
             probability: planes.probability.then(|| byte(score.sigmoid())),
             rgb: rgb.as_ref().map(download),
+            unfamiliarity: self.familiarity().map(|it| it.ratio(&download(&outputs.descriptor))),
             timing: Timing { preprocess_ms: upload.preprocess_ms, ..Timing::default() },
         };
         if let Some(mask) = &view.ego_mask {
@@ -348,6 +356,13 @@ impl Pipeline {
         }
         prediction.timing.postprocess_ms = milliseconds(start);
         Ok(prediction)
+    }
+
+    /// What the pictures of the calibration look like, where they were seen through the same windows.
+    pub fn familiarity(&self) -> Option<&Familiarity> {
+        let calibration = self.model.config().calibration.as_ref()?;
+        let same = calibration.plan == self.config.plan.to_string();
+        calibration.familiarity.as_ref().filter(|_| same)
     }
 
     /// Leaves the obstacles in the mask, and of them and the score what is wanted.

@@ -1,8 +1,9 @@
-//! Is a picture worth segmenting: dark, overexposed, blurred, frozen, partly covered, torn.
+//! Is a picture worth segmenting: dark, overexposed, blurred, frozen, partly covered, torn, unfamiliar.
 //!
 //! Looks at one channel on a coarse grid, about 240 points along the longer side (every eighth pixel of
 //! 1920x1080), and at full resolution only beside those points; well under a millisecond. What is wrong
-//! is said, in bits; the masks are published all the same.
+//! is said, in bits; the masks are published all the same. How familiar the picture is to the network is
+//! added once it has run ([`Quality::with_unfamiliarity`]).
 
 mod rows;
 
@@ -28,8 +29,10 @@ pub mod bit {
     pub const COVERED: u16 = 32;
     /// Rows that do not belong together.
     pub const TORN: u16 = 64;
+    /// Farther from the calibration's pictures than `quality.unfamiliar` times their bound.
+    pub const UNFAMILIAR: u16 = 128;
     /// Each with its name.
-    pub const NAMES: [(u16, &str); 7] = [
+    pub const NAMES: [(u16, &str); 8] = [
         (DARK, "dark"),
         (BRIGHT, "bright"),
         (SATURATED, "saturated"),
@@ -37,6 +40,7 @@ pub mod bit {
         (FROZEN, "frozen"),
         (COVERED, "covered"),
         (TORN, "torn"),
+        (UNFAMILIAR, "unfamiliar"),
     ];
 }
 
@@ -62,6 +66,16 @@ pub struct Quality {
     pub skewed: f32,
     /// How long the same picture has come.
     pub frozen: Duration,
+    /// Distance from the calibration's pictures by their bound, once it is known.
+    pub unfamiliarity: Option<f32>,
+}
+
+impl Quality {
+    /// With what the network says of the picture.
+    #[must_use]
+    pub fn with_unfamiliarity(self, ratio: Option<f32>, thresholds: &QualityParameters) -> Self {
+        thresholds.judged(Self { unfamiliarity: ratio, ..self })
+    }
 }
 
 /// Watches one camera's pictures.
@@ -91,9 +105,7 @@ impl Monitor {
         let grey = Grey::new(image, encoding);
         let mut quality = grey.measure();
         quality.frozen = self.unchanged(grey.hash(), image.header.stamp, now);
-        quality.bits = thresholds.bits(&quality);
-        quality.level = thresholds.level(&quality);
-        Some(quality)
+        Some(thresholds.judged(quality))
     }
 
     /// How long pictures of this hash have come. One with an old stamp is a repetition by the transport
@@ -110,9 +122,16 @@ impl Monitor {
 }
 
 impl QualityParameters {
+    fn judged(&self, mut quality: Quality) -> Quality {
+        quality.bits = self.bits(&quality);
+        quality.level = self.level(&quality);
+        quality
+    }
+
     /// What is beyond its threshold.
     fn bits(&self, q: &Quality) -> u16 {
         let frozen = Duration::from_millis(self.frozen_ms.into());
+        let unfamiliar = |ratio| self.unfamiliar > 0.0 && f64::from(ratio) > self.unfamiliar;
         [
             (f64::from(q.mean) < self.dark, bit::DARK),
             (f64::from(q.mean) > self.bright, bit::BRIGHT),
@@ -121,6 +140,7 @@ impl QualityParameters {
             (!q.frozen.is_zero() && q.frozen >= frozen, bit::FROZEN),
             (q.covered >= self.covered, bit::COVERED),
             (f64::from(q.torn) > self.torn || q.skewed > SKEWED, bit::TORN),
+            (q.unfamiliarity.is_some_and(unfamiliar), bit::UNFAMILIAR),
         ]
         .into_iter()
         .fold(0, |bits, (wrong, bit)| if wrong { bits | bit } else { bits })

@@ -73,7 +73,7 @@ pub fn starts(len: i64, window: i64, stride: i64) -> Vec<i64> {
     (0..last).step_by(step).chain([last]).collect()
 }
 
-/// Averaged logits and UEM of normalised pictures `(1, 3, h, w)`, each of its own size: at that size,
+/// Averaged logits, UEM and descriptors of normalised pictures `(1, 3, h, w)`, each of its own size: at that size,
 /// under [`Plan::Single`] at the window's; [`raise`] makes up for it.
 ///
 /// `batch` windows of all pictures go through the network at a time. A picture smaller than the window
@@ -124,7 +124,11 @@ pub fn segment_at(
 /// Outputs resized to `(h, w)`, as the network resizes its own (bilinear, `align_corners = false`).
 pub fn raise(outputs: &Outputs, size: [i64; 2]) -> Outputs {
     let raise = |y: &Tensor| y.upsample_bilinear2d(size, false, None, None);
-    Outputs { logits: raise(&outputs.logits), uem: outputs.uem.as_ref().map(raise) }
+    Outputs {
+        logits: raise(&outputs.logits),
+        uem: outputs.uem.as_ref().map(raise),
+        descriptor: outputs.descriptor.shallow_clone(),
+    }
 }
 
 /// The window of a picture or sum that starts at `(row, column)`: a view.
@@ -144,6 +148,8 @@ struct Sum {
     logits: Tensor,
     /// `(2, h, w)`, padded.
     uem: Option<Tensor>,
+    /// Those of its windows, `(c)` each.
+    descriptors: Vec<Tensor>,
 }
 
 impl Sum {
@@ -158,6 +164,7 @@ impl Sum {
             visits: zeros(1),
             logits: zeros(model.config().head.num_classes()),
             uem: model.config().uem.is_some().then(|| zeros(2)),
+            descriptors: Vec::new(),
         }
     }
 
@@ -165,6 +172,7 @@ impl Sum {
     fn add(&mut self, outputs: &Outputs, row: i64, at: (i64, i64), size: [i64; 2]) {
         cut(&self.visits, at, size).add_assign(1.0);
         cut(&self.logits, at, size).add_assign(outputs.logits.get(row));
+        self.descriptors.push(outputs.descriptor.get(row));
         if let (Some(sum), Some(seen)) = (&self.uem, &outputs.uem) {
             cut(sum, at, size).add_assign(seen.get(row));
         }
@@ -174,7 +182,11 @@ impl Sum {
         let ([h, w], visits) = (self.size, &self.visits);
         let mean =
             |sum: &mut Tensor| sum.g_div_(visits).narrow(-2, 0, h).narrow(-1, 0, w).unsqueeze(0);
-        Outputs { logits: mean(&mut self.logits), uem: self.uem.as_mut().map(mean) }
+        Outputs {
+            logits: mean(&mut self.logits),
+            uem: self.uem.as_mut().map(mean),
+            descriptor: Tensor::stack(&self.descriptors, 0).mean_dim(0, true, Kind::Float),
+        }
     }
 }
 

@@ -167,6 +167,7 @@ fn calibrated(folder: &std::path::Path) -> String {
         dataset: "a street".into(),
         frames: 9,
         frames_with_obstacles: 7,
+        familiarity: None,
     };
     checkpoint::set_calibration(&path, calibration).unwrap();
     format!("model.weights:={}", path.display())

@@ -4,7 +4,9 @@
 mod peers;
 
 use std::path::Path;
+use std::process::Command;
 
+use ood_segmentation::data::synth::{Scene, SceneConfig, scene_seed};
 use ood_segmentation::quality::bit;
 use peers::{Node, Peer, is_status, picture};
 use serde_json::{Value, json};
@@ -194,4 +196,76 @@ fn row_16_a_picture_that_stands_still_under_new_stamps_is_told() {
     peer.tell(&other);
     let status = peer.wait("another picture", |line| line["stamp"] == json!([900, 5]));
     assert_eq!((&status["quality"], &status["state"]), (&json!(0), &json!(0)), "{status}");
+}
+
+/// Height and width of the drawn pictures.
+const DRAWN: [u32; 2] = [180, 320];
+
+/// The demo model in `folder`, calibrated on 40 drawn pictures that are seen through one window.
+fn familiar_with_the_drawn_world(folder: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (weights, world) = (folder.join("demo.safetensors"), folder.join("world"));
+    for ending in ["safetensors", "yaml"] {
+        let from = root.join("models/demo").with_extension(ending);
+        std::fs::copy(from, weights.with_extension(ending)).unwrap();
+    }
+    let run = |line: String| {
+        let ran =
+            Command::new(env!("CARGO_BIN_EXE_ood_seg")).args(line.split(' ')).output().unwrap();
+        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    let [world, weights] = [&world, &weights].map(|path| path.display().to_string());
+    let sets = "--train 0 --val 0 --paste 0 --anomaly 0 --obstacle 0 --pasted 40 --size 320x180";
+    run(format!("synth --out {world} --seed 3 {sets}"));
+    let plan = "--plan single --device cpu --fpr 0.01 --unfamiliar 0.025";
+    let said = run(format!("calibrate -w {weights} -d {world}/pasted {plan}"));
+    assert!(said.contains("2.44 % of frames like these"), "{said}");
+    weights
+}
+
+#[test]
+fn a_picture_unlike_the_calibrations_is_flagged_and_segmented() {
+    let Some(mut peer) = Peer::start(117) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let weights = familiar_with_the_drawn_world(folder.path());
+    let weights = format!("model.weights:={weights}");
+    let _node = Node::start(117, &["-p", &weights]);
+    peer.read_status("/camera/status");
+    peer.ask(
+        &json!({"do": "read", "topic": "/diagnostics", "type": "diagnostics", "reliable": true}),
+    );
+    peer.repeat(&picture(TOPIC, 1), is_status);
+    let [height, width] = DRAWN;
+    let mut show = |stamp: u32, rgb: &[u8]| {
+        let file = folder.path().join("shown.bin");
+        std::fs::write(&file, rgb).unwrap();
+        peer.tell(&json!({"do": "image", "topic": TOPIC, "height": height, "width": width,
+            "step": 3 * width, "encoding": "rgb8", "file": file, "stamp": [stamp, 5]}));
+        let status = peer.wait("its status", |line| line["stamp"] == json!([stamp, 5]));
+        assert_eq!(status["state"], 0, "masks come all the same: {status}");
+        let bits = u16::try_from(status["quality"].as_u64().unwrap()).unwrap();
+        let ratio = status["unfamiliarity"].as_f64().unwrap();
+        assert_eq!(bits & bit::UNFAMILIAR != 0, ratio > 1.0, "{status}");
+        ratio
+    };
+    let config = SceneConfig { height, width, ..SceneConfig::default() };
+    for i in 0..3 {
+        let scene = Scene::new(scene_seed(99, 1, i.into()), &config).unwrap().render(0).rgb;
+        let change = |by: fn(u8) -> u8| scene.iter().map(|v| by(*v)).collect::<Vec<_>>();
+        let familiar = show(10 * i + 20, &scene);
+        assert!(familiar < 1.0, "scene {i}: {familiar}");
+        let strange = [
+            ("inverted", change(|v| 255 - v)),
+            ("in fog", change(|v| v / 4 + 150)),
+            ("noise", (0..scene.len()).map(|k| (k * k * 40_503 >> 7).to_le_bytes()[0]).collect()),
+        ];
+        for (stamp, (what, picture)) in (10 * i + 21..).zip(strange) {
+            let ratio = show(stamp, &picture);
+            // Not every inverted street is beyond the bound; each is farther off than the street.
+            let least = if what == "inverted" { familiar } else { 1.0 };
+            assert!(ratio > least, "{what} {i}: {ratio}, the scene {familiar}");
+        }
+    }
+    peer.wait("the warning", |line| level(line, "image_quality/camera") == Some(1));
 }

@@ -10,10 +10,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ood_segmentation::bag::{BagReader, Message};
-use ood_segmentation::image::Limits;
+use ood_segmentation::image::{Image, Limits};
 use ood_segmentation::msg::{self, FrameStatus};
 use peers::{Node, PATIENCE, Peer, is_status, picture};
 use serde_json::{Value, json};
+use sha2::Digest;
 
 const TOPIC: &str = "/camera/image_raw";
 
@@ -96,31 +97,135 @@ fn a_fault_leaves_a_bag_of_the_seconds_around_it_that_other_readers_read() {
         let stamps: Vec<_> = stamps.filter(|stamp| *stamp > 1).collect();
         assert_eq!(stamps, [10, 11, 12, 21], "{topic}");
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = Command::new(root.join(".venv/bin/python"))
-        .args(["-c", READ])
-        .arg(&found[0])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&python.stdout).into_owned();
-    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
-    assert_eq!(said.trim(), messages.values().map(Vec::len).sum::<usize>().to_string());
+    let counted: usize = read_by_others(&found[0]).values().map(Vec::len).sum();
+    assert_eq!(counted, messages.values().map(Vec::len).sum::<usize>());
     node.signal("-INT");
     assert!(node.end().0.success());
 }
 
-/// Counts the messages by rosbags' and by mcap's own reader, which must agree.
+/// The seconds of the stamps on every topic, as rosbags decodes the messages.
+fn read_by_others(bag: &Path) -> BTreeMap<String, Vec<i64>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        Command::new(root.join(".venv/bin/python")).args(["-c", READ]).arg(bag).output().unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    serde_json::from_slice(&python.stdout).unwrap()
+}
+
+/// Decodes all messages by rosbags and counts them by mcap's own reader, which must agree.
 const READ: &str = "
-import sys, pathlib
+import json, sys, pathlib
 from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from mcap.reader import make_reader
 folder = pathlib.Path(sys.argv[1])
+store, found = get_typestore(Stores.ROS2_JAZZY), {}
 with Reader(folder) as bag:
-    ours = sum(1 for _ in bag.messages())
+    for connection in bag.connections:
+        if connection.msgtype not in store.types:
+            store.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
+    for connection, _, data in bag.messages():
+        message = store.deserialize_cdr(data, connection.msgtype)
+        found.setdefault(connection.topic, []).append(message.header.stamp.sec)
 with open(next(folder.glob('*.mcap')), 'rb') as file:
-    assert ours == sum(1 for _ in make_reader(file).iter_messages())
-print(ours)
+    count = sum(1 for _ in make_reader(file).iter_messages())
+assert count == sum(map(len, found.values()))
+print(json.dumps(found))
 ";
+
+const INFO: &str = "/camera/camera_info";
+
+/// Shows a picture with its calibration until a frame has got one, then three more; the digests of their
+/// scores by the second of the stamp.
+fn show_calibrated(peer: &mut Peer) -> BTreeMap<i64, String> {
+    let show = |peer: &mut Peer, stamp: u32| {
+        peer.tell(&json!({"do": "info", "topic": INFO, "height": 42, "width": 70,
+            "k": [9.0, 0.0, 35.0, 0.0, 9.0, 21.0, 0.0, 0.0, 1.0],
+            "p": [9.0, 0.0, 35.0, 0.0, 0.0, 9.0, 21.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            "stamp": [stamp, 5]}));
+        peer.tell(&json!({"do": "sleep", "seconds": 0.5}));
+        peer.tell(&picture(TOPIC, stamp));
+    };
+    let calibrated = (2..10).any(|stamp| {
+        show(peer, stamp);
+        let mut seen = false;
+        peer.wait("its status", |line| {
+            seen |= line["type"] == "info";
+            is_status(line) && line["stamp"] == json!([stamp, 5])
+        });
+        seen
+    });
+    assert!(calibrated, "no frame got its calibration");
+    let digest = |stamp: u32| {
+        show(peer, stamp);
+        let line = peer.wait("its score", |line| {
+            line["topic"] == "/camera/ood/score" && line["stamp"] == json!([stamp, 5])
+        });
+        (i64::from(stamp), line["sha256"].as_str().unwrap().to_owned())
+    };
+    (10..13).map(digest).collect()
+}
+
+/// How many bags the recorder says to have written, and what it left out.
+fn recorder(line: &Value) -> Option<[&str; 2]> {
+    let name = json!("ood_segmentation: recorder");
+    let status = line["status"].as_array()?.iter().find(|status| status["name"] == name)?;
+    let values = status["values"].as_array()?;
+    let of = |key: &str| values.iter().find(|pair| pair["key"] == key)?["value"].as_str();
+    Some([of("bags")?, of("dropped")?])
+}
+
+#[test]
+fn a_bag_holds_every_output_of_every_frame_as_it_was_published() {
+    let Some(mut peer) = Peer::start(135) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let parameters = ["ood_threshold:=1e6", "quality.enabled:=false"];
+    let _node = node(135, folder.path(), &parameters);
+    peer.read_status("/camera/status");
+    let topics = [
+        ("image", "/camera/ood/score"),
+        ("info", "/camera/ood/camera_info"),
+        ("diagnostics", "/diagnostics"),
+    ];
+    for (kind, topic) in topics {
+        let reliable = kind != "image";
+        peer.ask(&json!({"do": "read", "type": kind, "topic": topic, "reliable": reliable}));
+    }
+    peer.repeat(&picture(TOPIC, 1), |line| line["topic"] == "/camera/ood/score");
+    let scores = show_calibrated(&mut peer);
+    peer.tell(&bad(20));
+    let bags = wait_for(folder.path(), |bags| !bags.is_empty());
+    let found = read_by_others(&bags[0]);
+    let pictures =
+        ["image_raw", "semantic/image", "semantic/confidence", "ood/image", "ood/probability"];
+    let pictures = pictures.map(|name| format!("{name}/compressed"));
+    let others = [
+        "camera_info",
+        "semantic/camera_info",
+        "ood/score",
+        "ood/camera_info",
+        "ood/detections",
+        "ood/outlines",
+        "status",
+    ];
+    let outputs: Vec<_> = pictures.into_iter().chain(others.map(str::to_owned)).collect();
+    for output in &outputs {
+        let stamps = found.get(&format!("/camera/{output}"));
+        let stamps = stamps.unwrap_or_else(|| panic!("no {output} in {found:?}"));
+        assert!((10..13).all(|stamp| stamps.contains(&stamp)), "{output}: {stamps:?}");
+    }
+    assert_eq!(found["/camera/semantic/label_info"], [0], "holds for all");
+    assert_eq!(found.len(), outputs.len() + 1, "{found:?}");
+    let mut recorded = BTreeMap::new();
+    for message in &read(&bags[0])["/camera/ood/score"] {
+        let score: Image = msg::decode(&message.data).unwrap();
+        let digest = sha2::Sha256::digest(&score.data);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        recorded.insert(i64::from(score.header.stamp.sec), digest);
+    }
+    assert!(scores.iter().all(|(stamp, digest)| recorded[stamp] == *digest), "the scores differ");
+    peer.wait("the recorder's count", |line| recorder(line) == Some(["1", "0"]));
+}
 
 #[test]
 fn a_call_of_the_service_leaves_a_bag_and_without_a_folder_is_told_why_not() {

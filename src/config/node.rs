@@ -121,6 +121,7 @@ pub struct QualityParameters {
     pub frozen_ms: u32,
     pub covered: u32,
     pub torn: f64,
+    pub unfamiliar: f64,
 }
 
 /// What is kept of the seconds around something remarkable.
@@ -131,6 +132,7 @@ pub struct RecordParameters {
     pub directory: PathBuf,
     pub before_s: f64,
     pub after_s: f64,
+    pub memory_mb: u64,
     pub max_mb: u64,
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Score;
 use super::answer::Answer;
+use super::familiar::Familiarity;
 use crate::config::ClassTable;
 use crate::{Error, Result};
 
@@ -79,10 +80,15 @@ pub struct Calibration {
     pub frames: usize,
     /// Those with obstacles.
     pub frames_with_obstacles: usize,
+    /// What all of them look like to the backbone; left out where they were too few to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub familiarity: Option<Familiarity>,
 }
 
 impl Calibration {
-    fn validate(&self) -> Result<()> {
+    fn validate(&self, embed_dim: i64) -> Result<()> {
+        let channels = usize::try_from(2 * embed_dim).unwrap_or(0);
+        self.familiarity.as_ref().map_or(Ok(()), |known| known.validate(channels))?;
         let numbers = [self.ood_threshold, self.interval[0], self.interval[1]];
         if !numbers.iter().all(|number| number.is_finite()) {
             let (key, value) = ("calibration.ood_threshold", format!("{numbers:?}"));
@@ -419,7 +425,8 @@ impl ModelConfig {
             &format!("{variant}, as `head` and `uem` say"),
         )?;
         self.backbone.validate()?;
-        self.calibration.as_ref().map_or(Ok(()), Calibration::validate)?;
+        let calibration = self.calibration.as_ref();
+        calibration.map_or(Ok(()), |found| found.validate(b.embed_dim))?;
         require(
             sized(self.decoder.channels, 4096),
             "decoder.channels",

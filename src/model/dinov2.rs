@@ -153,6 +153,16 @@ pub struct Features {
     pub grid: Grid,
 }
 
+impl Features {
+    /// What the picture as a whole looks like, `(b, 2 d)` float32: mean and standard deviation of every
+    /// channel of the final tokens over the patches.
+    pub fn descriptor(&self) -> Tensor {
+        let tokens = self.tokens.to_kind(Kind::Float);
+        let mean = tokens.mean_dim(1, false, Kind::Float);
+        Tensor::cat(&[mean, tokens.std_dim(1, false, false)], 1)
+    }
+}
+
 /// The vision transformer.
 #[derive(Debug)]
 pub struct DinoV2 {

@@ -142,7 +142,11 @@ impl Network for Fused {
         let size = [x.size()[2], x.size()[3]];
         let raise = |y: Tensor| y.upsample_bilinear2d(size, false, None, None);
         let features = self.features(x);
-        Outputs { uem: self.uem(&features).map(raise), logits: raise(self.logits(&features)) }
+        Outputs {
+            uem: self.uem(&features).map(raise),
+            logits: raise(self.logits(&features)),
+            descriptor: features.descriptor(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod answer;
 pub mod config;
 pub mod device;
 pub mod dinov2;
+pub mod familiar;
 pub mod fpn;
 pub mod fused;
 pub mod head;
@@ -103,6 +104,8 @@ pub struct Outputs {
     pub logits: Tensor,
     /// `(b, 2, h, w)`, channel 0 the generic inlier, 1 the outlier; `None` from a segmentor alone.
     pub uem: Option<Tensor>,
+    /// [`Features::descriptor`] of the picture as a whole, `(b, c)`.
+    pub descriptor: Tensor,
 }
 
 /// A network that runs: the plain modules, or what [`Fused`] made of them.
@@ -229,6 +232,7 @@ impl Model {
         Outputs {
             uem: self.uem.as_ref().map(|uem| raise(uem.forward(&features))),
             logits: raise(self.logits(&features)),
+            descriptor: features.descriptor(),
         }
     }
 }

@@ -139,7 +139,7 @@ mod tests {
     fn every_score_by_hand_on_one_pixel() {
         let logits = Tensor::from_slice(&[1.0f32, -2.0, 0.5]).view([1, 3, 1, 1]);
         let uem = Tensor::from_slice(&[0.25f32, 2.0]).view([1, 2, 1, 1]);
-        let outputs = Outputs { logits, uem: Some(uem) };
+        let outputs = Outputs { logits, uem: Some(uem), descriptor: Tensor::new() };
         let e: Vec<f64> = [1.0f64, -2.0, 0.5].iter().map(|x| x.exp()).collect();
         let sum: f64 = e.iter().sum();
         let expected = [

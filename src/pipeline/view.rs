@@ -205,6 +205,7 @@ mod tests {
                 confidence: Some(vec![9; pixels]),
                 probability: Some(vec![9; pixels]),
                 rgb: None,
+                unfamiliarity: None,
                 timing: super::super::Timing::default(),
             };
             mask.apply(&mut prediction);

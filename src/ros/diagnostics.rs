@@ -3,6 +3,7 @@
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
 mod quality;
+mod recorder;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::clock::{self, Followed};
 use super::finding::{Finding, ms, or_na, since, value};
 use super::rate::Pace;
 use super::raw::{needed, receive_buffer};
+use super::recorder::Recording;
 use super::stream::Stream;
 use super::writers::SeveralWriters;
 use crate::config::NodeConfig;
@@ -87,6 +89,8 @@ pub(crate) struct Health {
     /// A GPU is hoped for.
     auto: bool,
     dropping: Option<Instant>,
+    /// With the time of the last drop; none where nothing is recorded.
+    recording: Option<(Recording, Option<Instant>)>,
     shown: BTreeMap<String, Shown>,
 }
 
@@ -217,6 +221,7 @@ impl Health {
             plan: config.plan.clone(),
             auto: config.model.device == "auto",
             dropping: None,
+            recording: None,
             shown: BTreeMap::new(),
             model,
         }
@@ -301,6 +306,7 @@ impl Health {
         findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
         findings.push(("clock".into(), clock::finding(self.clock, now)));
+        findings.extend(self.recorder_finding(now).map(|finding| ("recorder".into(), finding)));
         let mut changed = false;
         let mut status = |(name, finding): (String, Finding)| {
             let first = Shown { level: u8::MAX, last_bad: None };
@@ -565,14 +571,14 @@ mod tests {
     use super::*;
     use crate::config::Override;
 
-    fn health(cameras: &str) -> Health {
+    pub(super) fn health(cameras: &str) -> Health {
         let value = |key: &str, yaml: &str| Override::Value { key: key.into(), yaml: yaml.into() };
         let overrides = [value("model.weights", "a.safetensors"), value("cameras", cameras)];
         let config = NodeConfig::load("/seg", &overrides).unwrap();
         Health::new("seg".into(), &config, vec![("device".into(), "Cpu".into())])
     }
 
-    fn find(
+    pub(super) fn find(
         health: &mut Health,
         name: &str,
         now: Instant,

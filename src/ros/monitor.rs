@@ -18,6 +18,7 @@ use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::drops::Drops;
 use super::graph::Graph;
 use super::raw::failed;
+use super::recorder::Recording;
 use super::rosout::Line;
 use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
@@ -42,6 +43,8 @@ pub(crate) enum Report {
     SelfTest(Result<(), String>),
     /// What was seen of a camera's picture; nothing when it was not looked at.
     Quality(usize, Option<Quality>),
+    /// How the evidence recorder is, where there is one.
+    Recording(Recording),
 }
 
 /// Reports that wait; when there is no room one is lost, and the next of its kind replaces it.
@@ -171,6 +174,7 @@ impl Speaker {
             Report::Clock(clock) => self.health.clock(clock),
             Report::SelfTest(result) => self.health.self_test(result),
             Report::Quality(camera, quality) => self.health.quality(camera, quality),
+            Report::Recording(recording) => self.health.recording(recording, Instant::now()),
             Report::Frame(camera, status) => {
                 for Latency { topic, publisher, of } in &self.latencies {
                     let data = f64::from(of(&status));

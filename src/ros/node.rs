@@ -32,10 +32,11 @@ use crate::image::{Image, Reject};
 use crate::model::Fused;
 use crate::msg::{CameraInfo, FrameStatus, Stamp};
 use crate::pipeline::{Pipeline, Planes, Prediction, View, panic_text};
+use crate::quality::{self, Quality};
 use crate::selftest::SelfTest;
 use crate::supervisor::{Phase, Pulse, Watch};
 use crate::window::Plan;
-use crate::{Error, Result, quality};
+use crate::{Error, Result};
 
 /// The running node: cameras on their threads, everything else on the caller's.
 pub struct Node {
@@ -100,6 +101,7 @@ struct Job {
     camera: usize,
     status: FrameStatus,
     image: Image,
+    quality: Option<Quality>,
     planes: Planes,
     /// With the frame's own stamp.
     calibration: Option<CameraInfo>,
@@ -141,7 +143,7 @@ impl Node {
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
         let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
-        let recorder = Recorder::start(names, &config)?;
+        let recorder = Recorder::start(names, &config, reports.clone())?;
         let settings = (config.clone(), state, recorder.trigger());
         let services = Services::start(participant, names, settings, stop.clone())?;
         let namesake = || Namesake::new(names.node_name(), outputs.participant().graph());
@@ -199,7 +201,9 @@ impl Node {
             }
             let plan = pipeline.config().plan;
             self.ladder = Ladder::new(plan, self.config.budget_ms, self.config.degrade_after_ms);
-            self.outputs.set_classes(pipeline.model().config().classes.clone());
+            let classes = &pipeline.model().config().classes;
+            self.recorder.set_classes(classes);
+            self.outputs.set_classes(classes.clone());
         }
     }
 
@@ -374,10 +378,10 @@ impl Node {
             self.received[camera] = Some(frame.received);
             match self.image(camera, frame.payload, &mut status) {
                 Ok(image) => {
-                    self.inspect(camera, &image, &mut status);
+                    let quality = self.inspect(camera, &image);
                     let calibration = self.calibrations[camera].exact(image.header.stamp);
                     let planes = self.recorder.wants(self.outputs.wanted(camera));
-                    jobs.push(Job { camera, status, image, planes, calibration });
+                    jobs.push(Job { camera, status, image, quality, planes, calibration });
                 }
                 Err(error) => failure = self.end(camera, status, Err(error)).or(failure),
             }
@@ -387,13 +391,15 @@ impl Node {
         let predictions = self.loaded.as_ref().map(|loaded| loaded.pipeline.run_batch(&frames));
         let shared = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
         for (job, prediction) in jobs.into_iter().zip(predictions.unwrap_or_default()) {
-            let Job { camera, mut status, image, calibration, .. } = job;
+            let Job { camera, mut status, image, quality, calibration, .. } = job;
             let stamp = image.header.stamp;
+            let unfamiliarity = prediction.as_ref().ok().and_then(|seen| seen.unfamiliarity);
+            self.tell(camera, quality, unfamiliarity, &mut status);
             self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
-                self.recorder.frame(camera, &prediction);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
+                self.recorder.frame(camera, &prediction, calibration.as_ref());
                 let identity = Identity { run_id: self.run_id, sequence: status.sequence };
                 self.outputs.publish((camera, identity), prediction, calibration.as_ref())
             });
@@ -425,6 +431,7 @@ impl Node {
                 .unwrap_or_default(),
             mode: self.ladder.mode().to_string(),
             run_id: self.run_id,
+            unfamiliarity: f32::NAN,
             ..FrameStatus::default()
         }
     }
@@ -465,12 +472,25 @@ impl Node {
         Ok(image)
     }
 
-    /// Says what is wrong with a picture, which is segmented all the same.
-    fn inspect(&mut self, camera: usize, image: &Image, status: &mut FrameStatus) {
+    /// Looks at a picture, which is segmented whatever is wrong with it.
+    fn inspect(&mut self, camera: usize, image: &Image) -> Option<Quality> {
         let (limits, thresholds) = (&limits(&self.config), &self.config.quality);
         let look = || self.quality[camera].look(image, limits, thresholds, Instant::now());
-        let quality = thresholds.enabled.then(look).flatten();
+        thresholds.enabled.then(look).flatten()
+    }
+
+    /// Says what is wrong with a picture, and how far from the calibration's the network finds it.
+    fn tell(
+        &self,
+        camera: usize,
+        quality: Option<Quality>,
+        unfamiliarity: Option<f32>,
+        status: &mut FrameStatus,
+    ) {
+        let thresholds = &self.config.quality;
+        let quality = quality.map(|it| it.with_unfamiliarity(unfamiliarity, thresholds));
         status.quality = quality.map_or(0, |quality| quality.bits);
+        status.unfamiliarity = unfamiliarity.unwrap_or(f32::NAN);
         drop(self.reports.try_send(Report::Quality(camera, quality))); // no room: the next one
     }
 

@@ -5,7 +5,7 @@ use crate::model::config::Calibration;
 use crate::pipeline::Pipeline;
 
 /// For the diagnostics: the calibration, and which parameters were left to it at the start.
-pub(crate) fn facts(pipeline: &Pipeline, config: &NodeConfig) -> [(String, String); 2] {
+pub(crate) fn facts(pipeline: &Pipeline, config: &NodeConfig) -> [(String, String); 3] {
     let found = pipeline.model().config().calibration.as_ref();
     let calibration = found.map_or("n/a".into(), |found| {
         let Calibration { target, score, ood_threshold, dataset, .. } = found;
@@ -15,11 +15,38 @@ pub(crate) fn facts(pipeline: &Pipeline, config: &NodeConfig) -> [(String, Strin
         [] => "none".into(),
         open => open.join(", "),
     };
-    [("calibration".into(), calibration), ("calibrated_at_start".into(), from)]
+    let familiarity = match (found, pipeline.familiarity()) {
+        (Some(found), Some(known)) => format!(
+            "{} frames of {}, {:.1} % of such are called unfamiliar",
+            found.frames,
+            found.dataset,
+            100.0 * known.false_alarms
+        ),
+        _ => "n/a".into(),
+    };
+    [
+        ("calibration".into(), calibration),
+        ("calibrated_at_start".into(), from),
+        ("familiarity".into(), familiarity),
+    ]
+}
+
+/// Logs why pictures unlike the calibration's are not noticed, where they are not.
+fn log_familiarity(pipeline: &Pipeline, config: &NodeConfig) {
+    if pipeline.familiarity().is_some() || config.quality.unfamiliar == 0.0 {
+        return;
+    }
+    let calibration = pipeline.model().config().calibration.as_ref();
+    let why = match calibration.filter(|found| found.familiarity.is_some()) {
+        Some(found) => format!("the calibration holds for plan {}", found.plan),
+        None => "the model does not say what is familiar".into(),
+    };
+    log::info!("unfamiliar pictures are not noticed: {why}; `ood_seg calibrate` measures it");
 }
 
 /// Logs the numbers of the parameters that were left to the calibration, and what they do not fit.
 pub(crate) fn log(pipeline: &Pipeline, config: &NodeConfig) {
+    log_familiarity(pipeline, config);
     let open = left_open(config).join(", ");
     if open.is_empty() {
         return;

@@ -2,25 +2,30 @@
 //!
 //! The node hands on what it published and goes on at once; a thread of its own compresses it into a ring
 //! in memory and, once triggered, writes ring and what follows. Whatever it cannot keep up with is dropped
-//! and counted; a disk that is full ends a recording and nothing else.
+//! and counted in the diagnostics; a disk that is full ends a recording and nothing else.
 
+mod disk;
 mod keeper;
+mod outputs;
+mod ring;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use super::args::Names;
+use super::monitor::Report;
 use super::raw::failed;
-use crate::config::NodeConfig;
-use crate::msg::{FrameStatus, Header};
-use crate::obstacle::{self, Obstacle};
+use crate::config::{ClassTable, NodeConfig};
+use crate::msg::{CameraInfo, FrameStatus};
 use crate::pipeline::{Planes, Prediction};
 use crate::{Error, Result};
 use keeper::Keeper;
 
-/// Frames that wait for the thread, which is a second's worth of one camera.
+/// Frames and statuses that wait for the thread; a frame of 1920x1080 is 20 MB.
 const ROOM: usize = 8;
 
 /// The node's end; nothing behind it when `record.directory` is empty.
@@ -32,7 +37,8 @@ pub(crate) struct Recorder {
 struct Running {
     events: Sender<Event>,
     cameras: Vec<Camera>,
-    dropped: u64,
+    /// Events that found no room.
+    dropped: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -53,18 +59,26 @@ pub(crate) struct Trigger(Option<Sender<&'static str>>);
 enum Event {
     Frame(usize, Box<Frame>),
     Status(usize, Box<FrameStatus>),
+    Classes(ClassTable),
 }
 
-/// A frame's picture and what came of it.
+/// What came of a frame, its picture included, and the calibration that goes with it.
 struct Frame {
-    header: Header,
-    height: usize,
-    width: usize,
-    rgb: Option<Vec<u8>>,
-    classes: Vec<u8>,
-    ood_mask: Vec<u8>,
-    probability: Option<Vec<u8>>,
-    obstacles: Vec<Obstacle>,
+    prediction: Prediction,
+    calibration: Option<CameraInfo>,
+}
+
+/// How the recorder is, for the diagnostics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recording {
+    /// The bag being written.
+    pub(crate) bag: Option<String>,
+    /// Bags completed by this run.
+    pub(crate) bags: u64,
+    /// Frames and statuses that found no room, and are in no bag.
+    pub(crate) dropped: u64,
+    /// Why the last recording is missing or ended early.
+    pub(crate) problem: Option<String>,
 }
 
 impl Recorder {
@@ -73,7 +87,11 @@ impl Recorder {
     /// # Errors
     /// [`Error::Io`] for a directory that cannot be made, [`Error::Setting`] for a name that ROS does not
     /// allow, [`Error::Ros`] when no thread can be had.
-    pub(crate) fn start(names: &Names, config: &NodeConfig) -> Result<Self> {
+    pub(crate) fn start(
+        names: &Names,
+        config: &NodeConfig,
+        reports: Sender<Report>,
+    ) -> Result<Self> {
         let record = &config.record;
         if record.directory.as_os_str().is_empty() {
             return Ok(Self { running: None, trigger: Trigger(None) });
@@ -82,11 +100,13 @@ impl Recorder {
         let (events, heard) = bounded(ROOM);
         let (pull, pulled) = unbounded();
         let keeper = Keeper::new(names, config)?;
-        let work = move || keeper.run(&heard, &pulled);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut teller = Teller { reports, dropped: dropped.clone(), told: None };
+        let work = move || keeper.run(&heard, &pulled, |recording| teller.tell(recording));
         let thread = thread::Builder::new().name("recorder".into()).spawn(work);
         let thread = thread.map_err(failed(|| "thread of the recorder".into()))?;
         let cameras = vec![Camera::default(); config.cameras.len()];
-        let running = Some(Running { events, cameras, dropped: 0, thread });
+        let running = Some(Running { events, cameras, dropped, thread });
         Ok(Self { running, trigger: Trigger(Some(pull)) })
     }
 
@@ -100,31 +120,33 @@ impl Recorder {
         if self.running.is_none() {
             return planes;
         }
-        Planes { rgb: true, probability: true, obstacles: true, ..planes }
+        Planes { score: true, confidence: true, probability: true, rgb: true, obstacles: true }
+    }
+
+    /// The classes of the model from now on.
+    pub(crate) fn set_classes(&mut self, classes: &ClassTable) {
+        if let Some(running) = &mut self.running {
+            running.send(Event::Classes(classes.clone()));
+        }
     }
 
     /// What came of a frame.
-    pub(crate) fn frame(&mut self, camera: usize, prediction: &Prediction) {
+    pub(crate) fn frame(
+        &mut self,
+        camera: usize,
+        prediction: &Prediction,
+        calibration: Option<&CameraInfo>,
+    ) {
         let Some(running) = &mut self.running else { return };
-        let obstacles = prediction.obstacles.clone().unwrap_or_default();
-        let now = !obstacles.is_empty();
+        let now = prediction.obstacles.as_ref().is_some_and(|list| !list.is_empty());
         if now && !std::mem::replace(&mut running.cameras[camera].obstacles, now) {
             self.trigger.pull_quietly("obstacle");
         }
         running.cameras[camera].obstacles = now;
-        running.send(Event::Frame(
-            camera,
-            Box::new(Frame {
-                header: prediction.header.clone(),
-                height: prediction.height,
-                width: prediction.width,
-                rgb: prediction.rgb.clone(),
-                classes: prediction.classes.clone(),
-                ood_mask: prediction.ood_mask.clone(),
-                probability: prediction.probability.clone(),
-                obstacles,
-            }),
-        ));
+        if running.has_room() {
+            let (prediction, calibration) = (prediction.clone(), calibration.cloned());
+            running.send(Event::Frame(camera, Box::new(Frame { prediction, calibration })));
+        }
     }
 
     /// The report on a frame.
@@ -155,6 +177,7 @@ impl Recorder {
     pub(crate) fn join(self) -> Result<()> {
         let Some(Running { events, dropped, thread, .. }) = self.running else { return Ok(()) };
         drop(events);
+        let dropped = dropped.load(Ordering::Relaxed);
         if dropped > 0 {
             log::warn!("recorder: {dropped} frames and statuses found no room");
         }
@@ -165,11 +188,38 @@ impl Recorder {
 }
 
 impl Running {
-    fn send(&mut self, event: Event) {
+    /// Whether an event would be taken; one that is not is counted, before anything is copied for it.
+    fn has_room(&self) -> bool {
+        let room = !self.events.is_full();
+        self.dropped.fetch_add(u64::from(!room), Ordering::Relaxed);
+        room
+    }
+
+    fn send(&self, event: Event) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.events.try_send(event)
         {
-            self.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tells the diagnostics how the recorder is, whenever that changes.
+struct Teller {
+    reports: Sender<Report>,
+    dropped: Arc<AtomicU64>,
+    told: Option<Recording>,
+}
+
+impl Teller {
+    fn tell(&mut self, recording: &Recording) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let now = Recording { dropped, ..recording.clone() };
+        // No room: at the next tick.
+        if self.told.as_ref() != Some(&now)
+            && self.reports.try_send(Report::Recording(now.clone())).is_ok()
+        {
+            self.told = Some(now);
         }
     }
 }
@@ -196,39 +246,27 @@ const TICK: Duration = Duration::from_millis(100);
 
 impl Keeper {
     /// Keeps and writes until the node's end is gone.
-    fn run(mut self, events: &Receiver<Event>, pulled: &Receiver<&'static str>) {
+    fn run(
+        mut self,
+        events: &Receiver<Event>,
+        pulled: &Receiver<&'static str>,
+        mut tell: impl FnMut(&Recording),
+    ) {
         loop {
             let event = events.recv_timeout(TICK);
             let over = event.as_ref().is_err_and(|error| error.is_disconnected());
             match event {
                 Ok(Event::Frame(camera, frame)) => self.frame(camera, &frame),
                 Ok(Event::Status(camera, status)) => self.status(camera, &status),
+                Ok(Event::Classes(classes)) => self.classes(classes),
                 Err(_none) => {}
             }
             pulled.try_iter().for_each(|cause| self.start(cause));
             self.end_when_due(over);
+            tell(&self.recording);
             if over {
                 return;
             }
         }
-    }
-
-    fn frame(&mut self, camera: usize, frame: &Frame) {
-        let Frame { header, height, width, .. } = frame;
-        let size = (*height, *width);
-        if let Some(rgb) = &frame.rgb {
-            self.jpeg(camera, header, size, rgb);
-        }
-        self.png(camera, keeper::SEMANTIC, header, (size, &frame.classes));
-        self.png(camera, keeper::OOD, header, (size, &frame.ood_mask));
-        if let Some(probability) = &frame.probability {
-            self.png(camera, keeper::PROBABILITY, header, (size, probability));
-        }
-        let detections = obstacle::detections(&frame.obstacles, header);
-        self.keep(camera, keeper::DETECTIONS, &detections);
-    }
-
-    fn status(&mut self, camera: usize, status: &FrameStatus) {
-        self.keep(camera, keeper::STATUS, status);
     }
 }

@@ -126,6 +126,7 @@ class FrameStatus(IdlStruct, typename="ood_segmentation::msg::dds_::FrameStatus_
     mask_crc32: uint32
     ood_crc32: uint32
     quality: uint16
+    unfamiliarity: float32
 
 
 @dataclass

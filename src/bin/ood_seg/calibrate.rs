@@ -8,6 +8,7 @@ use ood_segmentation::eval::calibrate::{
 };
 use ood_segmentation::model::Score;
 use ood_segmentation::model::config::Calibration;
+use ood_segmentation::model::familiar::{FEWEST, Familiarity};
 use ood_segmentation::{Error, Result, checkpoint};
 
 use crate::evaluate::{SetArgs, WindowArgs, for_each};
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     score: Score,
     #[command(flatten)]
     target: TargetArgs,
+    /// Share of frames like these that may be called unfamiliar; with n frames 1 / (n + 1) at least
+    #[arg(long, default_value_t = 0.01, value_parser = share)]
+    unfamiliar: f64,
 }
 
 /// What the threshold is to hold: exactly one.
@@ -59,6 +63,8 @@ struct Measured {
     counts: Vec<FrameCounts>,
     /// Per frame with obstacles, the score at which each is found.
     obstacles: Vec<Vec<f32>>,
+    /// Per frame, what it looks like to the backbone.
+    descriptors: Vec<Vec<f32>>,
 }
 
 /// Scores the frames, finds the threshold and writes it beside the weights.
@@ -77,6 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         measured.counts.push(FrameCounts::new(scores, &labels.data));
         let obstacles = obstacle_scores(scores, &labels.data, labels.width, smallest);
         measured.obstacles.extend(Some(obstacles).filter(|found| !found.is_empty()));
+        measured.descriptors.push(maps.descriptor.clone());
         Ok(())
     })?;
     let dataset = format!("{} {}", set.layout.name(), set.split);
@@ -107,6 +114,7 @@ fn calibration(args: &Args, measured: &Measured, dataset: String) -> Result<Cali
         dataset,
         frames: measured.counts.len(),
         frames_with_obstacles: measured.obstacles.len(),
+        familiarity: Familiarity::of(&measured.descriptors, args.unfamiliar),
     })
 }
 
@@ -158,4 +166,11 @@ fn print(calibration: &Calibration) {
         100.0 * c.missed_obstacles
     );
     println!("probability  1 / (1 + exp(-({} - {:.4}) / {:.4}))", c.score, c.offset, c.temperature);
+    match &c.familiarity {
+        Some(known) => println!(
+            "familiarity  {:.2} % of frames like these are called unfamiliar, at most, on average",
+            100.0 * known.false_alarms
+        ),
+        None => println!("familiarity  unknown: it takes {FEWEST} frames"),
+    }
 }

@@ -1,4 +1,7 @@
-//! `ood_seg evaluate-quality`: what the input monitor is worth, on drawn scenes spoilt on purpose.
+//! `ood_seg evaluate-quality`: what the input monitor is worth, on drawn scenes spoilt on purpose, and what
+//! it says of pictures that are known to be good.
+
+mod spoil;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -6,15 +9,24 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ood_segmentation::config::{NodeConfig, Override, QualityParameters};
+use ood_segmentation::data::Shard;
 use ood_segmentation::data::synth::{Scene, SceneConfig, scene_seed};
 use ood_segmentation::eval::metrics::{Sweep, exact_bins, totals};
 use ood_segmentation::eval::plot::curves;
 use ood_segmentation::image::{self, Image, Limits};
+use ood_segmentation::model::Score;
+use ood_segmentation::pipeline::Pipeline;
 use ood_segmentation::quality::{Monitor, Quality, bit};
-use ood_segmentation::{Error, Result, file};
+use ood_segmentation::{Error, Result, checkpoint, file};
+
+use crate::evaluate::WindowArgs;
+use crate::inputs::Inputs;
+use crate::model::ModelArgs;
+use spoil::{Shot, Spoil};
 
 /// How many scenes, and where the results go.
 #[derive(clap::Args)]
+#[command(mut_arg("weights", |weights| weights.required(false)))]
 pub(crate) struct Args {
     /// Scenes, each clean and spoilt in every way
     #[arg(long, default_value_t = 60)]
@@ -25,86 +37,134 @@ pub(crate) struct Args {
     /// Columns of a picture; rows are 9/16 of it
     #[arg(long, default_value_t = 1280)]
     width: u32,
+    /// Images, folders of images and bags of a real camera, all of them good: what is flagged among them
+    #[arg(long, num_args = 1..)]
+    pictures: Vec<PathBuf>,
+    /// A calibrated network, for what is unfamiliar to it; without one that is not measured
+    #[command(flatten)]
+    model: Option<ModelArgs>,
     /// Folder of results.md, results.json and roc.png
     #[arg(short, long, default_value = "out/quality")]
     out: PathBuf,
 }
 
-/// A picture of the drawn world: rows, columns, RGB, and the same scene 0.7 s later.
-struct Shot {
-    height: usize,
-    width: usize,
-    now: Vec<u8>,
-    later: Vec<u8>,
-    index: usize,
-}
+/// A number of a picture, higher is worse, and the bit that it sets.
+type Measure = (&'static str, fn(&Quality) -> f32, u16);
 
-/// A way to spoil a picture, what measures it (higher is worse), and the bit that it should set.
-type Fault = (&'static str, fn(&Shot) -> Vec<u8>, fn(&Quality) -> f32, u16);
+const MEAN_LOW: Measure = ("mean", |q| -q.mean, bit::DARK);
+const MEAN_HIGH: Measure = ("mean", |q| q.mean, bit::BRIGHT);
+const SATURATED: Measure = ("saturated", |q| q.saturated, bit::SATURATED);
+const SHARPNESS: Measure = ("sharpness", |q| -q.sharpness, bit::BLURRED);
+const COVERED: Measure = ("covered_blocks", |q| q.covered as f32, bit::COVERED);
+const TORN: Measure = ("torn", |q| q.torn, bit::TORN);
+const SKEWED: Measure = ("skewed", |q| q.skewed, bit::TORN);
+const UNFAMILIARITY: Measure =
+    ("unfamiliarity", |q| q.unfamiliarity.unwrap_or(f32::NAN), bit::UNFAMILIAR);
 
-const FAULTS: [Fault; 7] = [
-    ("dark", |shot| each(shot, |v| v / 25.0), |q| -q.mean, bit::DARK),
-    ("bright", |shot| each(shot, |v| 4.0 * v + 160.0), |q| q.mean, bit::BRIGHT),
-    ("saturated", |shot| each(shot, |v| 2.5 * v), |q| q.saturated, bit::SATURATED),
-    ("blurred", blurred, |q| -q.sharpness, bit::BLURRED),
-    ("covered", covered, |q| q.covered as f32, bit::COVERED),
-    ("torn", torn, |q| q.torn, bit::TORN),
-    ("skewed", skewed, |q| q.skewed, bit::TORN),
+/// Every measure once.
+const MEASURES: [Measure; 7] =
+    [MEAN_HIGH, SATURATED, SHARPNESS, COVERED, TORN, SKEWED, UNFAMILIARITY];
+
+/// Ways to spoil a picture, with the measure made for each; the last ones are for the network to notice.
+const FAULTS: [(&str, Spoil, Option<Measure>); 12] = [
+    ("dark", spoil::dark, Some(MEAN_LOW)),
+    ("bright", spoil::bright, Some(MEAN_HIGH)),
+    ("saturated", spoil::saturated, Some(SATURATED)),
+    ("blurred", spoil::blurred, Some(SHARPNESS)),
+    ("covered", spoil::covered, Some(COVERED)),
+    ("torn", spoil::torn, Some(TORN)),
+    ("skewed", spoil::skewed, Some(SKEWED)),
+    ("fogged", spoil::fogged, None),
+    ("noisy", spoil::noisy, None),
+    ("inverted", spoil::inverted, None),
+    ("red and blue swapped", spoil::swapped, None),
+    ("upside down", spoil::upside_down, None),
 ];
+
+/// A fault as one measure sees it.
+struct Row {
+    fault: &'static str,
+    measure: &'static str,
+    auroc: f64,
+    found: f64,
+    false_alarms: f64,
+    curve: Vec<(f64, f64)>,
+}
 
 /// Draws, spoils, measures.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let thresholds = shipped()?;
+    let mut eye = Eye::open(args)?;
     let mut clean = Vec::new();
     let mut spoilt = vec![Vec::new(); FAULTS.len()];
-    let mut time = Duration::ZERO;
     for index in 0..args.scenes {
         let shot = draw(args, index)?;
-        let start = Instant::now();
-        clean.extend(look(&shot, shot.now.clone(), &thresholds));
-        time += start.elapsed();
-        for (found, (_, spoil, ..)) in spoilt.iter_mut().zip(FAULTS) {
-            found.extend(look(&shot, spoil(&shot), &thresholds));
+        clean.extend(eye.look(&packed(&shot, shot.now.clone()))?);
+        for (found, (_, spoil, _)) in spoilt.iter_mut().zip(FAULTS) {
+            found.extend(eye.look(&packed(&shot, spoil(&shot)))?);
         }
     }
-    let ms = time.as_secs_f64() * 1e3 / args.scenes.max(1) as f64;
+    let ms = eye.spent.as_secs_f64() * 1e3 / eye.looks.max(1) as f64;
+    let rows = rows(&clean, &spoilt, eye.pipeline.is_some());
+    let real = eye.look_at_all(&args.pictures)?;
     let mut text = format!(
-        "{} drawn scenes, {} px wide, seed {}; {ms:.2} ms a picture\n\n\
-         | fault | AUROC | found at the shipped threshold | clean pictures flagged |\n|---|--:|--:|--:|\n",
-        args.scenes, args.width, args.seed
+        "{} drawn scenes, {} px wide, seed {}; {ms:.2} ms a picture without the network\n\n{}",
+        args.scenes,
+        args.width,
+        args.seed,
+        table(&rows)
     );
-    let (mut series, mut rows) = (Vec::new(), Vec::new());
-    for ((name, _, measure, bit), spoilt) in FAULTS.into_iter().zip(&spoilt) {
-        let (auroc, curve) = roc(&clean, spoilt, measure);
-        let share = |all: &[Quality]| {
-            let flagged = all.iter().filter(|quality| quality.bits & bit != 0).count();
-            flagged as f64 / all.len().max(1) as f64
-        };
-        let (found, false_alarms) = (share(spoilt), share(&clean));
-        let percent = [found, false_alarms].map(|share| format!("{:.1} %", 100.0 * share));
-        writeln!(text, "| {name} | {auroc:.4} | {} | {} |", percent[0], percent[1])
-            .unwrap_or_default();
-        series.push((name.to_owned(), curve));
-        rows.push(serde_json::json!({
-            "fault": name, "auroc": auroc, "found": found, "false_alarms": false_alarms,
-        }));
-    }
+    text += &ranges(&clean, &real);
     let report = serde_json::json!({ "scenes": args.scenes, "width": args.width, "seed": args.seed,
-        "ms_per_picture": ms, "faults": rows });
-    let json = serde_json::to_string_pretty(&report).unwrap_or_default();
-    std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
-    file::write(&args.out.join("results.json"), |file| file.write_all(json.as_bytes()))?;
-    file::write(&args.out.join("results.md"), |file| file.write_all(text.as_bytes()))?;
-    let (h, w, rgb) = curves("ROC: faults found over clean pictures flagged", &series);
-    image::write_png(&args.out.join("roc.png"), h, w, &rgb)?;
+        "ms_per_picture": ms, "faults": rows.iter().map(Row::json).collect::<Vec<_>>() });
+    write(args, &text, &report, rows)?;
     println!("{text}\nresults in {}", args.out.display());
     Ok(())
 }
 
-/// The thresholds that the node is shipped with.
-fn shipped() -> Result<QualityParameters> {
-    let weights = Override::Value { key: "model.weights".into(), yaml: "none".into() };
-    Ok(NodeConfig::load("/ood_segmentation", &[weights])?.quality)
+/// What the node would see a picture with.
+struct Eye {
+    thresholds: QualityParameters,
+    pipeline: Option<Pipeline>,
+    spent: Duration,
+    looks: u32,
+}
+
+impl Eye {
+    /// The shipped thresholds, and the network if there is one, through the windows of its calibration.
+    fn open(args: &Args) -> Result<Self> {
+        let weights = Override::Value { key: "model.weights".into(), yaml: "none".into() };
+        let thresholds = NodeConfig::load("/ood_segmentation", &[weights])?.quality;
+        let open = |model: &ModelArgs| {
+            let found = checkpoint::read_config(&model.weights)?.calibration;
+            let found = found.filter(|found| found.familiarity.is_some()).ok_or_else(|| {
+                let problem = "does not say what is familiar; `ood_seg calibrate` finds it out";
+                Error::bad_file(&model.weights, problem)
+            })?;
+            WindowArgs { plan: found.plan.parse()?, batch: 4 }.open(model, Score::NegId)
+        };
+        let pipeline = args.model.as_ref().map(open).transpose()?;
+        Ok(Self { thresholds, pipeline, spent: Duration::ZERO, looks: 0 })
+    }
+
+    /// `None` for a picture that the node would refuse.
+    fn look(&mut self, image: &Image) -> Result<Option<Quality>> {
+        let start = Instant::now();
+        let (limits, mut monitor) = (Limits::default(), Monitor::default());
+        let quality = monitor.look(image, &limits, &self.thresholds, start);
+        (self.spent, self.looks) = (self.spent + start.elapsed(), self.looks + 1);
+        let (Some(quality), Some(pipeline)) = (quality, &self.pipeline) else { return Ok(quality) };
+        let ratio = pipeline.run(image, Default::default())?.unfamiliarity;
+        Ok(Some(quality.with_unfamiliarity(ratio, &self.thresholds)))
+    }
+
+    fn look_at_all(&mut self, pictures: &[PathBuf]) -> Result<Vec<Quality>> {
+        let mut found = Vec::new();
+        Inputs::find(pictures, &[], Shard::WHOLE)?.for_each(&Limits::default(), |frame| {
+            found.extend(self.look(&frame?.image)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
 }
 
 fn draw(args: &Args, index: u64) -> Result<Shot> {
@@ -116,9 +176,26 @@ fn draw(args: &Args, index: u64) -> Result<Shot> {
     Ok(Shot { height, width, now, later, index: usize::try_from(index).unwrap_or_default() })
 }
 
-fn look(shot: &Shot, rgb: Vec<u8>, thresholds: &QualityParameters) -> Option<Quality> {
-    let image = Image::packed(Default::default(), (shot.height, shot.width), "rgb8", rgb);
-    Monitor::default().look(&image, &Limits::default(), thresholds, Instant::now())
+fn packed(shot: &Shot, rgb: Vec<u8>) -> Image {
+    Image::packed(Default::default(), (shot.height, shot.width), "rgb8", rgb)
+}
+
+/// Every fault by its own measure, then, with a network, every fault by that.
+fn rows(clean: &[Quality], spoilt: &[Vec<Quality>], network: bool) -> Vec<Row> {
+    let row = |fault, (measure, of, bit): Measure, spoilt: &[Quality]| {
+        let (auroc, curve) = roc(clean, spoilt, of);
+        let [found, false_alarms] = [spoilt, clean].map(|all| flagged(all, bit));
+        Row { fault, measure, auroc, found, false_alarms, curve }
+    };
+    let faults = || FAULTS.into_iter().zip(spoilt);
+    let own = faults().filter_map(|((name, _, own), spoilt)| Some(row(name, own?, spoilt)));
+    let ours = faults().map(|((name, ..), spoilt)| row(name, UNFAMILIARITY, spoilt));
+    own.chain(ours.filter(|_| network)).collect()
+}
+
+/// Share of the pictures with this bit.
+fn flagged(all: &[Quality], bit: u16) -> f64 {
+    all.iter().filter(|quality| quality.bits & bit != 0).count() as f64 / all.len().max(1) as f64
 }
 
 /// Area under the curve, and the curve as false over true positive rate.
@@ -136,66 +213,53 @@ fn roc(clean: &[Quality], spoilt: &[Quality], of: fn(&Quality) -> f32) -> (f64, 
     (sweep.finish().auroc, curve)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
-fn each(shot: &Shot, change: fn(f32) -> f32) -> Vec<u8> {
-    shot.now.iter().map(|&v| change(f32::from(v)) as u8).collect()
-}
-
-/// Out of focus: three box blurs of about a 200th of the width to either side, with sensor noise after.
-fn blurred(shot: &Shot) -> Vec<u8> {
-    let (w, h, radius) = (shot.width, shot.height, shot.width / 200);
-    let mut rgb = shot.now.clone();
-    for _ in 0..3 {
-        for (step, count, lines) in [(3, w, h), (3 * w, h, w)] {
-            for line in 0..lines {
-                let start = if step == 3 { 3 * w * line } else { 3 * line };
-                for c in 0..3 {
-                    let at = |i: usize| start + c + i * step;
-                    let row: Vec<u32> = (0..count).map(|i| u32::from(rgb[at(i)])).collect();
-                    let mut sum: u32 = row[..radius].iter().sum();
-                    for i in 0..count {
-                        sum += row.get(i + radius).copied().unwrap_or_default();
-                        sum -= if i > radius { row[i - radius - 1] } else { 0 };
-                        let many = (i + radius + 1).min(count) - i.saturating_sub(radius);
-                        rgb[at(i)] = u8::try_from(sum as usize / many).unwrap_or(255);
-                    }
-                }
-            }
-        }
+impl Row {
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({ "fault": self.fault, "measure": self.measure, "auroc": self.auroc,
+            "found": self.found, "false_alarms": self.false_alarms })
     }
-    let noisy = rgb.into_iter().enumerate().map(|(i, v)| v.saturating_add(noise(i, 7)));
-    noisy.collect()
 }
 
-/// Something dark before a third of the lens.
-fn covered(shot: &Shot) -> Vec<u8> {
-    let hidden = |i: usize| {
-        let (y, x) = (i / 3 / shot.width, i / 3 % shot.width);
-        3 * x < 2 * shot.width && 2 * y > shot.height
-    };
-    let pixels = shot.now.iter().enumerate();
-    pixels.map(|(i, &v)| if hidden(i) { 8 + noise(i, 5) } else { v }).collect()
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| fault | measured by | AUROC | found at the shipped threshold | clean pictures flagged |\n\
+         |---|---|--:|--:|--:|\n",
+    );
+    for Row { fault, measure, auroc, found, false_alarms, .. } in rows {
+        let [found, false_alarms] = [found, false_alarms].map(|share| 100.0 * share);
+        writeln!(text, "| {fault} | {measure} | {auroc:.4} | {found:.1} % | {false_alarms:.1} % |")
+            .unwrap_or_default();
+    }
+    text
 }
 
-/// The lower part is that of a later picture.
-fn torn(shot: &Shot) -> Vec<u8> {
-    let row = shot.height / 4 + shot.index * 37 % (shot.height / 2);
-    let at = 3 * shot.width * row;
-    [&shot.now[..at], &shot.later[at..]].concat()
+/// Least, middle and largest of every measure on good pictures, for thresholds to be set by.
+fn ranges(drawn: &[Quality], real: &[Quality]) -> String {
+    let mut text = format!(
+        "\n| measure on good pictures | {} drawn | flagged | {} given | flagged |\n|---|---|--:|---|--:|\n",
+        drawn.len(),
+        real.len()
+    );
+    for (name, of, bit) in MEASURES {
+        let columns = [drawn, real].map(|all| {
+            let mut values: Vec<f32> = all.iter().map(|quality| of(quality).abs()).collect();
+            values.sort_unstable_by(f32::total_cmp);
+            let [least, middle, most] = [0, values.len() / 2, values.len().saturating_sub(1)]
+                .map(|at| values.get(at).copied().unwrap_or(f32::NAN));
+            format!("{least:.2}, {middle:.2}, {most:.2} | {:.1} %", 100.0 * flagged(all, bit))
+        });
+        writeln!(text, "| {name} | {} |", columns.join(" | ")).unwrap_or_default();
+    }
+    text
 }
 
-/// Read with a step that is 12 bytes off.
-fn skewed(shot: &Shot) -> Vec<u8> {
-    let step = 3 * shot.width + 12;
-    let all = shot.now.len();
-    let rows = (0..shot.height).map(|y| (y * step) % (all - step));
-    rows.flat_map(|start| &shot.now[start..start + 3 * shot.width]).copied().collect()
-}
-
-/// A number below `most` that looks random.
-#[expect(clippy::cast_possible_truncation, reason = "below 256")]
-fn noise(i: usize, most: u32) -> u8 {
-    let mixed = (i as u32).wrapping_mul(0x9e37_79b1);
-    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca77);
-    ((mixed ^ mixed >> 13) % most) as u8
+fn write(args: &Args, text: &str, report: &serde_json::Value, rows: Vec<Row>) -> Result<()> {
+    let json = serde_json::to_string_pretty(report).unwrap_or_default();
+    std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
+    file::write(&args.out.join("results.json"), |file| file.write_all(json.as_bytes()))?;
+    file::write(&args.out.join("results.md"), |file| file.write_all(text.as_bytes()))?;
+    let own = rows.into_iter().filter(|row| row.measure != UNFAMILIARITY.0);
+    let series: Vec<_> = own.map(|row| (row.fault.to_owned(), row.curve)).collect();
+    let (h, w, rgb) = curves("ROC: faults found over clean pictures flagged", &series);
+    image::write_png(&args.out.join("roc.png"), h, w, &rgb)
 }

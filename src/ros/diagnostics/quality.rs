@@ -17,6 +17,8 @@ impl Camera {
             None => (Level::OK, "no picture was looked at".into()),
         };
         let of = |part: fn(&Quality) -> String| or_na(self.quality.as_ref().map(part));
+        let unfamiliarity = self.quality.as_ref().and_then(|q| q.unfamiliarity);
+        let unfamiliarity = unfamiliarity.map(|ratio| format!("{ratio:.2}"));
         let values = vec![
             value("mean", &of(|q| format!("{:.1}", q.mean))),
             value("saturated", &of(|q| format!("{:.3}", q.saturated))),
@@ -25,6 +27,7 @@ impl Camera {
             value("torn", &of(|q| format!("{:.2}", q.torn))),
             value("skewed", &of(|q| format!("{:.2}", q.skewed))),
             value("frozen_ms", &of(|q| q.frozen.as_millis().to_string())),
+            value("unfamiliarity", &or_na(unfamiliarity)),
         ];
         Finding::new(level, message, values)
     }

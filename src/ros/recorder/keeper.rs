@@ -1,74 +1,45 @@
-//! The recorder's memory and its bags.
+//! The recorder's thread: its memory and its bags.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::bag::{BagWriter, Qos, TopicId};
-use crate::config::NodeConfig;
-use crate::image::{encode_jpeg, encode_png};
-use crate::msg::{
-    COMPRESSED_IMAGE, CompressedImage, DETECTIONS as DETECTIONS_TYPE, Definition,
-    FRAME_STATUS_DEFINITION, Header,
-};
+use super::disk::{Disk, make_room};
+use super::outputs::Output;
+use super::ring::Ring;
+use super::{Frame, Recording};
+use crate::bag::{BagWriter, TopicId};
+use crate::config::{ClassTable, NodeConfig};
+use crate::image::{Image, encode_jpeg, encode_png};
+use crate::msg::{CameraInfo, CompressedImage, FrameStatus, Header, LabelInfo};
 use crate::ros::args::Names;
-use crate::{Result, msg};
+use crate::{Result, msg, obstacle};
 
-/// Indices into [`OUTPUTS`].
-pub(super) const PICTURE: usize = 0;
-pub(super) const SEMANTIC: usize = 1;
-pub(super) const OOD: usize = 2;
-pub(super) const PROBABILITY: usize = 3;
-pub(super) const DETECTIONS: usize = 4;
-pub(super) const STATUS: usize = 5;
-
-/// Topics of a camera, whether the name is that of a picture whose twin is meant, and types.
-const OUTPUTS: [(&str, bool, Definition); 6] = [
-    ("image_raw", true, COMPRESSED_IMAGE),
-    ("semantic/image", true, COMPRESSED_IMAGE),
-    ("ood/image", true, COMPRESSED_IMAGE),
-    ("ood/probability", true, COMPRESSED_IMAGE),
-    ("ood/detections", false, DETECTIONS_TYPE),
-    ("status", false, FRAME_STATUS_DEFINITION),
-];
-
-/// Bytes that the ring may hold.
-const RING: usize = 64 << 20;
 /// A bag ends this long after its first cause at the latest.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Share of the disk that stays free.
-const FREE: u64 = 20; // a twentieth
 /// Bags are named `evidence_<ms since the epoch>_<cause>`, so that they sort by age.
 const PREFIX: &str = "evidence_";
 
 /// What is kept, and the bag being written.
 pub(super) struct Keeper {
     directory: PathBuf,
-    before: Duration,
+    disk: Disk,
     after: Duration,
     max_bytes: u64,
     jpeg_quality: u8,
-    /// Per camera the names of [`OUTPUTS`].
-    topics: Vec<[String; OUTPUTS.len()]>,
-    ring: VecDeque<Kept>,
-    ring_bytes: usize,
+    /// Per camera the names of [`Output::ALL`].
+    topics: Vec<Vec<String>>,
+    classes: ClassTable,
+    ring: Ring,
     bag: Option<Bag>,
-}
-
-/// A message in the ring.
-struct Kept {
-    at: Instant,
-    log_time_ns: u64,
-    topic: (usize, usize),
-    cdr: Vec<u8>,
+    pub(super) recording: Recording,
 }
 
 struct Bag {
     writer: BagWriter,
-    topics: BTreeMap<(usize, usize), TopicId>,
-    name: String,
+    topics: BTreeMap<(usize, Output), TopicId>,
     began: Instant,
     until: Instant,
     bytes: u64,
@@ -78,71 +49,93 @@ impl Keeper {
     pub(super) fn new(names: &Names, config: &NodeConfig) -> Result<Self> {
         let record = &config.record;
         let of_camera = |camera: &String| {
-            let mut topics: [String; OUTPUTS.len()] = Default::default();
-            for (topic, (name, is_picture, _)) in topics.iter_mut().zip(OUTPUTS) {
-                let name = format!("{camera}/{name}");
-                *topic = if is_picture {
-                    names.twin(&name, "compressed")?
-                } else {
-                    names.topic(&name)?
-                };
-            }
-            Ok(topics)
+            Output::ALL.iter().map(|output| output.topic(camera, names)).collect::<Result<_>>()
         };
+        let ring = usize::try_from(record.memory_mb.saturating_mul(1_000_000));
+        let before = Duration::from_secs_f64(record.before_s);
         Ok(Self {
             directory: record.directory.clone(),
-            before: Duration::from_secs_f64(record.before_s),
+            disk: Disk::of(record.directory.clone()),
             after: Duration::from_secs_f64(record.after_s),
             max_bytes: record.max_mb.saturating_mul(1_000_000),
             jpeg_quality: config.jpeg_quality,
             topics: config.cameras.iter().map(of_camera).collect::<Result<_>>()?,
-            ring: VecDeque::new(),
-            ring_bytes: 0,
+            classes: ClassTable(Vec::new()),
+            ring: Ring::new(ring.unwrap_or(usize::MAX), before),
             bag: None,
+            recording: Recording::default(),
         })
     }
 
-    /// Keeps the picture itself, as JPEG.
-    pub(super) fn jpeg(
-        &mut self,
-        camera: usize,
-        header: &Header,
-        (h, w): (usize, usize),
-        rgb: &[u8],
-    ) {
-        if let Ok(data) = encode_jpeg(h, w, rgb, self.jpeg_quality) {
-            let format = "rgb8; jpeg compressed bgr8".into();
-            self.keep(camera, PICTURE, &CompressedImage { header: header.clone(), format, data });
+    /// The classes of the model from now on.
+    pub(super) fn classes(&mut self, classes: ClassTable) {
+        self.classes = classes;
+        if self.bag.is_some() {
+            self.name_classes();
         }
     }
 
-    /// Keeps a plane of bytes as PNG.
-    pub(super) fn png(
+    /// Everything about a frame but its status: the picture as JPEG, planes of bytes as PNG.
+    pub(super) fn frame(&mut self, camera: usize, Frame { prediction, calibration }: &Frame) {
+        let (header, size) = (&prediction.header, (prediction.height, prediction.width));
+        if let Some(Ok(data)) =
+            prediction.rgb.as_ref().map(|rgb| encode_jpeg(size.0, size.1, rgb, self.jpeg_quality))
+        {
+            self.compressed(camera, Output::Picture, header, ("rgb8; jpeg compressed bgr8", data));
+        }
+        let planes = [
+            (Output::Semantic, Some(&prediction.classes)),
+            (Output::Ood, Some(&prediction.ood_mask)),
+            (Output::Confidence, prediction.confidence.as_ref()),
+            (Output::Probability, prediction.probability.as_ref()),
+        ];
+        for (output, plane) in planes {
+            let Some(plane) = plane.filter(|plane| !plane.is_empty()) else { continue };
+            if let Ok(data) = encode_png(size.0, size.1, plane) {
+                self.compressed(camera, output, header, ("mono8; png compressed ", data));
+            }
+        }
+        if let Some(score) = &prediction.score {
+            let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let score = Image::packed(header.clone(), size, "32FC1", bytes);
+            self.keep(camera, Output::Score, &score);
+        }
+        if let Some(obstacles) = &prediction.obstacles {
+            let outlines = obstacle::outlines(obstacles, header, obstacle::OUTLINE);
+            self.keep(camera, Output::Detections, &obstacle::detections(obstacles, header));
+            self.keep(camera, Output::Outlines, &outlines);
+        }
+        if let Some(calibration) = calibration {
+            let [height, width] = [size.0, size.1].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+            let scaled = calibration.scaled(width, height);
+            let info = CameraInfo { header: header.clone(), ..scaled };
+            for output in [Output::PictureInfo, Output::SemanticInfo, Output::OodInfo] {
+                self.keep(camera, output, &info);
+            }
+        }
+    }
+
+    pub(super) fn status(&mut self, camera: usize, status: &FrameStatus) {
+        self.keep(camera, Output::Status, status);
+    }
+
+    fn compressed(
         &mut self,
         camera: usize,
-        topic: usize,
+        output: Output,
         header: &Header,
-        ((h, w), plane): ((usize, usize), &[u8]),
+        (format, data): (&str, Vec<u8>),
     ) {
-        if let Ok(data) = encode_png(h, w, plane) {
-            let format = "mono8; png compressed ".into();
-            self.keep(camera, topic, &CompressedImage { header: header.clone(), format, data });
-        }
+        let (header, format) = (header.clone(), format.to_owned());
+        self.keep(camera, output, &CompressedImage { header, format, data });
     }
 
     /// Writes a message into the bag at hand, else into the ring.
-    pub(super) fn keep<M: Serialize>(&mut self, camera: usize, topic: usize, message: &M) {
+    fn keep<M: Serialize>(&mut self, camera: usize, output: Output, message: &M) {
         let Ok(cdr) = msg::encode(message) else { return };
-        let log_time_ns = now_ns();
-        let kept = Kept { at: Instant::now(), log_time_ns, topic: (camera, topic), cdr };
-        if self.bag.is_some() {
-            return self.write(&kept);
-        }
-        self.ring_bytes += kept.cdr.len();
-        self.ring.push_back(kept);
-        let old = |kept: &Kept, bytes| bytes > RING || kept.at.elapsed() > self.before;
-        while self.ring.front().is_some_and(|first| old(first, self.ring_bytes)) {
-            self.ring_bytes -= self.ring.pop_front().map_or(0, |first| first.cdr.len());
+        match self.bag {
+            Some(_) => self.write(now_ns(), (camera, output), &cdr),
+            None => self.ring.push(now_ns(), (camera, output), cdr),
         }
     }
 
@@ -153,49 +146,64 @@ impl Keeper {
             bag.until = (now + self.after).min(bag.began + LONGEST);
             return;
         }
-        self.make_room();
-        if is_nearly_full(&self.directory) {
-            log::warn!("{}: less than 5 % free, no recording of {cause}", self.directory.display());
-            return;
+        make_room(&self.directory, PREFIX, self.max_bytes);
+        if !self.disk.takes(1) {
+            let problem = format!("{}: less than 5 % free", self.directory.display());
+            return self.fail(problem);
         }
         let name = format!("{PREFIX}{}_{cause}", now_ns() / 1_000_000);
         match BagWriter::create(&self.directory.join(&name)) {
             Ok(writer) => {
                 log::info!("recording {name}");
-                let (topics, until) = (BTreeMap::new(), now + self.after);
-                self.bag = Some(Bag { writer, topics, name, began: now, until, bytes: 0 });
+                let until = now + self.after;
+                self.bag =
+                    Some(Bag { writer, topics: BTreeMap::new(), began: now, until, bytes: 0 });
+                self.recording.bag = Some(name);
             }
-            Err(error) => log::warn!("no recording of {cause}: {}", error.chain()),
+            Err(error) => return self.fail(error.chain()),
         }
-        self.ring_bytes = 0;
-        for kept in std::mem::take(&mut self.ring) {
-            self.write(&kept);
+        let ring = self.ring.take();
+        self.name_classes();
+        for kept in ring {
+            let (time, topic) = (kept.log_time_ns, kept.topic);
+            if let Some(cdr) = kept.into_cdr() {
+                self.write(time, topic, &cdr);
+            }
         }
     }
 
+    /// The names of the classes, which hold for all frames of the bag.
+    fn name_classes(&mut self) {
+        if self.classes.0.is_empty() {
+            return;
+        }
+        let labels = LabelInfo::new(Header::default(), &self.classes);
+        (0..self.topics.len()).for_each(|camera| self.keep(camera, Output::LabelInfo, &labels));
+    }
+
     /// Appends to the bag; a disk that is full ends it with what it holds.
-    fn write(&mut self, kept: &Kept) {
+    fn write(&mut self, log_time_ns: u64, topic: (usize, Output), cdr: &[u8]) {
         let Some(bag) = &mut self.bag else { return };
-        let (camera, output) = kept.topic;
-        let added = bag.topics.get(&kept.topic).copied().map_or_else(
+        let (camera, output) = topic;
+        let added = bag.topics.get(&topic).copied().map_or_else(
             || {
-                let qos = Qos { reliable: output >= DETECTIONS, transient_local: output == STATUS };
-                bag.writer.add_topic(&self.topics[camera][output], &OUTPUTS[output].2, qos)
+                let name = &self.topics[camera][output as usize];
+                bag.writer.add_topic(name, &output.definition(), output.qos())
             },
             Ok,
         );
-        let written = added.and_then(|topic| {
-            bag.topics.insert(kept.topic, topic);
-            bag.writer.write(topic, kept.log_time_ns, &kept.cdr)
+        let written = added.and_then(|id| {
+            bag.topics.insert(topic, id);
+            bag.writer.write(id, log_time_ns, cdr)
         });
-        bag.bytes += kept.cdr.len() as u64;
-        let too_long = bag.bytes > self.max_bytes || is_nearly_full(&self.directory);
+        let bytes = cdr.len() as u64;
+        bag.bytes += bytes;
         if let Err(error) = written {
-            log::warn!("recording given up: {}", error.chain());
             self.bag = None; // and its file with it
-        } else if too_long {
-            log::warn!("{}: recording ended early, the disk is full", self.directory.display());
+            self.fail(error.chain());
+        } else if bag.bytes > self.max_bytes || !self.disk.takes(bytes) {
             self.finish();
+            self.fail("ended early, the disk is full or record.max_mb reached".into());
         }
     }
 
@@ -209,43 +217,23 @@ impl Keeper {
     fn finish(&mut self) {
         let Some(bag) = self.bag.take() else { return };
         match bag.writer.finish() {
-            Ok(()) => log::info!("recorded {}", bag.name),
-            Err(error) => log::warn!("{} is lost: {}", bag.name, error.chain()),
+            Ok(()) => {
+                let name = self.recording.bag.take().unwrap_or_default();
+                log::info!("recorded {name}");
+                self.recording.bags += 1;
+                self.recording.problem = None;
+            }
+            Err(error) => self.fail(error.chain()),
         }
-        self.make_room();
+        make_room(&self.directory, PREFIX, self.max_bytes);
     }
 
-    /// Removes the oldest bags until all together are as small as they have to be.
-    fn make_room(&self) {
-        let mut bags: Vec<_> = std::fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
-            .map(|entry| (entry.path(), size(&entry.path())))
-            .collect();
-        bags.sort();
-        let mut total: u64 = bags.iter().map(|(_, bytes)| bytes).sum();
-        for (path, bytes) in bags {
-            if total <= self.max_bytes {
-                return;
-            }
-            match std::fs::remove_dir_all(&path) {
-                Ok(()) => total -= bytes,
-                Err(error) => log::warn!("{}: {error}", path.display()),
-            }
-        }
+    /// Says why a recording is not what it should be.
+    fn fail(&mut self, problem: String) {
+        let name = self.recording.bag.take().unwrap_or_default();
+        log::warn!("recording {name}: {problem}");
+        self.recording.problem = Some(problem);
     }
-}
-
-/// Bytes of the files in a folder.
-fn size(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
-}
-
-fn is_nearly_full(directory: &Path) -> bool {
-    rustix::fs::statvfs(directory).is_ok_and(|disk| disk.f_bavail < disk.f_blocks / FREE)
 }
 
 fn now_ns() -> u64 {

@@ -184,6 +184,7 @@ impl Network for Watched {
         let features = self.timed("backbone", || self.fused.features(x));
         let logits = self.timed("decoder", || self.fused.logits(&features));
         let uem = self.timed("heads", || self.fused.uem(&features));
-        self.timed("windows", || Outputs { logits: raise(logits), uem: uem.map(raise) })
+        let descriptor = features.descriptor();
+        self.timed("windows", || Outputs { logits: raise(logits), uem: uem.map(raise), descriptor })
     }
 }
