@@ -1,4 +1,4 @@
-//! The thread that speaks for the node: `/diagnostics`, latency topics, `/rosout`.
+//! The thread that speaks for the node: `~/heartbeat`, `/diagnostics`, latency topics, `/rosout`.
 //!
 //! It hears of the others through a channel, so that neither a frame in the network nor a camera that
 //! sends nothing keeps it from speaking.
@@ -16,6 +16,7 @@ use super::clock::Followed;
 use super::context::Participant;
 use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::graph::Graph;
+use super::heartbeat::Heartbeat;
 use super::raw::{RECEIVE_BUFFER, failed};
 use super::rosout::Line;
 use crate::msg::{
@@ -23,7 +24,7 @@ use crate::msg::{
     Stamp,
 };
 use crate::quality::Quality;
-use crate::supervisor::{Pulse, Watch};
+use crate::supervisor::{Phase, Pulse, Watch};
 use crate::{Error, Result};
 
 /// What another thread tells, with the index of the camera if it is about one.
@@ -54,6 +55,7 @@ struct Speaker {
     health: Health,
     watch: Watch,
     pulse: Pulse,
+    heartbeat: Heartbeat,
     diagnostics: Publisher<DiagnosticArray>,
     rosout: Publisher<Log>,
     latencies: Vec<Latency>,
@@ -99,7 +101,7 @@ impl Monitor {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        (health, watch): (Health, Watch),
+        (health, watch, run_id): (Health, Watch, u32),
         reports: Receiver<Report>,
         log: Receiver<Line>,
     ) -> Result<Self> {
@@ -114,6 +116,7 @@ impl Monitor {
             health,
             pulse: watch.pulse("monitor"),
             watch,
+            heartbeat: Heartbeat::new(participant, names, run_id)?,
             diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
             rosout: participant.publish_log(&names.topic("/rosout")?)?,
             latencies,
@@ -199,6 +202,7 @@ impl Speaker {
             self.health.transport(transport, now);
         }
         let (status, changed) = self.health.statuses(now);
+        self.heartbeat.beat(&status, self.watch.phase() == Phase::Stopping);
         if due || changed {
             self.spoke = Some(now);
             let header = Header { stamp: Stamp::now(), frame_id: String::new() };
