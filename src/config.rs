@@ -3,6 +3,7 @@
 mod calibrated;
 mod node;
 mod parameters;
+mod problems;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

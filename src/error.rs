@@ -45,6 +45,9 @@ pub enum Error {
         /// The range or list of values allowed, and what to do.
         allowed: String,
     },
+    /// Several settings that are wrong, each as it would be told alone.
+    #[error("{}", .0.iter().map(Error::chain).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Error>),
     /// A tensor that is missing, left over, of another shape or of another type than the architecture says.
     #[error("{}: `{tensor}` is {found}, expected {expected}", path.display())]
     Tensor {

@@ -4,6 +4,7 @@
 mod peers;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use ood_segmentation::checkpoint;
 use ood_segmentation::model::Score;
@@ -61,6 +62,44 @@ fn diagnostics_speak_without_a_camera_and_name_no_number_that_was_not_measured()
     assert_eq!((found, model["sha256"].len()), (["tiny", "d-d", "Cpu", "f32"], 64));
     let dds = of("dds").2;
     assert!(dds["receive_buffer_bytes"].parse::<u64>().unwrap() > 0, "{dds:?}");
+}
+
+#[test]
+fn a_heart_beats_ten_times_a_second_with_and_without_frames_and_says_how_the_node_is() {
+    let (Some(mut peer), Some(mut late)) = (Peer::start(64), Peer::start(64)) else { return };
+    let mut node = Node::start(64, &["-p", "stale_after_ms:=2000", "-p", "nominal_rate_hz:=0.0"]);
+    let topic = "/ood_segmentation/heartbeat";
+    let command = json!({"do": "read", "topic": topic, "type": "heartbeat", "reliable": true,
+        "latched": true});
+    peer.ask(&command);
+    let value = |line: &Value, key: &str| {
+        let pairs = line["values"].as_array()?.iter();
+        let mut pairs = pairs.filter(|pair| pair["key"] == key);
+        Some(pairs.next()?["value"].as_str()?.to_owned())
+    };
+    let beats = |line: &Value| value(line, "beats")?.parse::<u64>().ok();
+    let state = |peer: &Peer, name: &str, level: u64| {
+        peer.wait(name, |line| {
+            line["level"] == level && value(line, "state").as_deref() == Some(name)
+        })
+    };
+    let first = state(&peer, "FAULT", 2); // nobody publishes
+    assert!(first["message"].as_str().unwrap().contains("input/camera"), "{first}");
+    let start = Instant::now();
+    let tenth = beats(&first).unwrap() + 10;
+    peer.wait("ten more", |line| beats(line) >= Some(tenth));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(3), "ten took {took:?}");
+    late.tell(&command);
+    late.wait("a beat of before or now", |line| beats(line) > Some(0));
+    let mut play = picture("/camera/image_raw", 1);
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(5), json!(10));
+    late.tell(&play);
+    state(&peer, "DEGRADED", 1); // one grey picture again and again
+    state(&peer, "FAULT", 2); // the play is over
+    node.signal("-TERM");
+    state(&peer, "STOPPING", 1);
+    assert!(node.end().0.success());
 }
 
 #[test]

@@ -61,6 +61,20 @@ fn row_55_a_value_of_the_wrong_type_or_range_is_exit_78_with_what_is_allowed() {
 }
 
 #[test]
+fn row_55_all_that_is_wrong_is_told_at_once_with_its_lines() {
+    let text = "/**:\n  ros__parameters:\n    batch: 0\n    obstacle:\n      hysteresis: .nan\n    plam: 1\n";
+    let words = [
+        "line 3: `batch` is 0",
+        "line 5: `obstacle.hysteresis` is",
+        "line 6",
+        "did you mean `plan`",
+    ];
+    refused_file(text, &words);
+    let args = ["-p", "batch:=0", "-p", "plan:=tile", "-p", "jpeg_quality:=101"];
+    refused(&args, &[], &["`batch` is 0", "`plan` is tile", "`jpeg_quality` is 101"]);
+}
+
+#[test]
 fn row_56_yaml_that_would_eat_the_machine_is_exit_78() {
     refused_file(&"[".repeat(10_000), &["node.yaml"]);
     let mut laughs = String::from("a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n");

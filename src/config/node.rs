@@ -8,6 +8,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::calibrated::Calibrated;
 use super::parameters::{Change, Parameter, Value};
+use super::problems::{Problems, in_file};
 use crate::{Error, Result};
 
 /// `config/ood_segmentation.param.yaml`, compiled in.
@@ -199,9 +200,13 @@ impl NodeConfig {
     pub fn load(node: &str, overrides: &[Override]) -> Result<Self> {
         let shipped = flat_section(NODE_PARAMETERS, Path::new("built-in parameters"), "/")?;
         let mut given: Vec<_> = shipped.into_iter().map(|(key, yaml)| (None, key, yaml)).collect();
+        let mut problems = Problems::default();
         for source in overrides {
             match source {
-                Override::Value { key, yaml } => given.push((None, key.clone(), parse(key, yaml)?)),
+                Override::Value { key, yaml } => {
+                    let yaml = problems.keep(parse(key, yaml));
+                    given.extend(yaml.map(|yaml| (None, key.clone(), yaml)));
+                }
                 Override::File(path) => {
                     let section = flat_section(&read(path)?, path, node)?;
                     given.extend(section.into_iter().map(|(key, yaml)| (Some(path), key, yaml)));
@@ -214,12 +219,13 @@ impl NodeConfig {
         let cameras: Vec<String> = cameras.unwrap_or_default();
         let mut values = Values::new();
         for (path, key, yaml) in given {
-            let (name, value) = typed(&key, &yaml, &cameras).map_err(|error| match path {
-                Some(path) => Error::bad_file(path, error.chain()),
+            let checked = typed(&key, &yaml, &cameras).map_err(|error| match path {
+                Some(path) => in_file(path, &key, &error),
                 None => error,
-            })?;
-            values.insert(name, value);
+            });
+            values.extend(problems.keep(checked));
         }
+        problems.none()?;
         Self::from_values(values)
     }
 

@@ -76,6 +76,8 @@ pub struct Log {
 
 /// Type of [`DiagnosticArray`].
 pub const DIAGNOSTIC_ARRAY: &str = "diagnostic_msgs/msg/DiagnosticArray";
+/// [`DiagnosticStatus`] on the wire.
+pub const DIAGNOSTIC_STATUS: &str = "diagnostic_msgs/msg/DiagnosticStatus";
 /// Type of [`Float64Stamped`].
 pub const FLOAT64_STAMPED: &str = "autoware_internal_debug_msgs/msg/Float64Stamped";
 /// Type of [`Log`].

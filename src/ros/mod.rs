@@ -23,6 +23,7 @@ mod endurance;
 mod finding;
 mod gaps;
 mod graph;
+mod heartbeat;
 mod ingest;
 mod lifecycle;
 mod loaded;

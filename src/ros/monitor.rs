@@ -1,4 +1,4 @@
-//! The thread that speaks for the node: `/diagnostics`, latency topics, `/rosout`.
+//! The thread that speaks for the node: `~/heartbeat`, `/diagnostics`, latency topics, `/rosout`.
 //!
 //! It hears of the others through a channel, so that neither a frame in the network nor a camera that
 //! sends nothing keeps it from speaking.
@@ -17,6 +17,7 @@ use super::context::Participant;
 use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::drops::Drops;
 use super::graph::Graph;
+use super::heartbeat::Heartbeat;
 use super::raw::failed;
 use super::recorder::Recording;
 use super::rosout::Line;
@@ -25,7 +26,7 @@ use crate::msg::{
     Stamp,
 };
 use crate::quality::Quality;
-use crate::supervisor::{Pulse, Watch};
+use crate::supervisor::{Phase, Pulse, Watch};
 use crate::{Error, Result};
 
 /// What another thread tells, with the index of the camera if it is about one.
@@ -59,6 +60,7 @@ struct Speaker {
     health: Health,
     watch: Watch,
     pulse: Pulse,
+    heartbeat: Heartbeat,
     diagnostics: Publisher<DiagnosticArray>,
     rosout: Publisher<Log>,
     latencies: Vec<Latency>,
@@ -104,7 +106,7 @@ impl Monitor {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        (health, watch): (Health, Watch),
+        (health, watch, run_id): (Health, Watch, u32),
         reports: Receiver<Report>,
         log: Receiver<Line>,
     ) -> Result<Self> {
@@ -120,6 +122,7 @@ impl Monitor {
             health,
             pulse: watch.pulse("monitor"),
             watch,
+            heartbeat: Heartbeat::new(participant, names, run_id)?,
             diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
             rosout: participant.publish_log(&names.topic("/rosout")?)?,
             latencies,
@@ -206,6 +209,7 @@ impl Speaker {
             self.health.transport(transport, now);
         }
         let (status, changed) = self.health.statuses(now);
+        self.heartbeat.beat(&status, self.watch.phase() == Phase::Stopping);
         if due || changed {
             self.spoke = Some(now);
             let header = Header { stamp: Stamp::now(), frame_id: String::new() };

@@ -125,9 +125,15 @@ impl Node {
         let views = views.collect::<Result<Vec<_>>>()?;
         let mut outputs = Outputs::new(names, network, &config)?;
         let (reports, heard) = bounded(ROOM);
+        let run_id = run_id();
         let health = Health::new(names.node().to_owned(), &config, Vec::new());
-        let monitor =
-            Monitor::start(outputs.participant(), names, (health, watch.clone()), heard, log)?;
+        let monitor = Monitor::start(
+            outputs.participant(),
+            names,
+            (health, watch.clone(), run_id),
+            heard,
+            log,
+        )?;
         let start = |(camera, name): (usize, &String)| {
             let (stop, reports, watch) = (stop.clone(), reports.clone(), watch.clone());
             let links = Links { camera, stop, reports, watch };
@@ -178,7 +184,7 @@ impl Node {
             watch,
             tested: Instant::now(),
             endurance: Endurance::default(),
-            run_id: run_id(),
+            run_id,
             recorder,
             namesake,
         };

@@ -312,6 +312,7 @@ TYPES = {
     "compressed": CompressedImage,
     "status": FrameStatus,
     "diagnostics": DiagnosticArray,
+    "heartbeat": DiagnosticStatus,
     "float64": Float64Stamped,
     "log": Log,
     "info": CameraInfo,
@@ -434,7 +435,8 @@ class Peer:
     def play(self, c):
         seconds, nanoseconds = c.get("stamp", [1, 0])
         for i in range(int(c["rate"] * c["seconds"])):
-            self.image({**c, "stamp": [seconds + i, nanoseconds]})
+            now = divmod(time.time_ns(), 10**9)
+            self.image({**c, "stamp": list(now) if c.get("now") else [seconds + i, nanoseconds]})
             self.sleep({"seconds": 1 / c["rate"]})
 
     def flood(self, c):
@@ -497,7 +499,7 @@ class Peer:
                     (self.verdict if "checker" in command else self.event)(command, message)
 
     def event(self, command, message):
-        header = getattr(message, "header", None) or Header(message.stamp, "")
+        header = getattr(message, "header", None) or Header(getattr(message, "stamp", Time(0, 0)), "")
         line = {"topic": command["topic"], "type": command["type"]}
         line |= {"stamp": [header.stamp.sec, header.stamp.nanosec], "frame_id": header.frame_id}
         for field in fields(message):

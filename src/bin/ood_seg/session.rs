@@ -59,6 +59,7 @@ pub(crate) enum Message {
 
 /// The node and both ends of its topics.
 pub(crate) struct Session {
+    domain: u16,
     node: Child,
     camera: RawWriter,
     outputs: Receiver<Result<Output>>,
@@ -93,7 +94,7 @@ impl Session {
         let node = spawn(domain, weights, parameters)?;
         let sent = HashMap::new();
         let mut session =
-            Self { node, camera, outputs, stop, readers, sent, _participant: participant };
+            Self { domain, node, camera, outputs, stop, readers, sent, _participant: participant };
         session.wait_until_listening()?;
         Ok(session)
     }
@@ -121,6 +122,14 @@ impl Session {
     /// Process id of the node.
     pub(crate) fn node_id(&self) -> u32 {
         self.node.id()
+    }
+
+    /// Another program that reads the masks, for as long as it is held.
+    pub(crate) fn visitor(&self) -> Result<(RawReader, Participant)> {
+        let (name, type_name, reliable) = OUTPUTS[MASK];
+        let participant = Participant::new(self.domain)?;
+        let qos = Qos { reliable, transient_local: false, samples: 1 };
+        Ok((participant.reader(&topic(name), type_name, qos)?, participant))
     }
 
     /// Sends a picture as the camera would.

@@ -1,5 +1,5 @@
-//! `ood_seg soak`: the node behind a camera three times as fast as it is, with bad pictures in between,
-//! for as long as asked; what it took and what it lost, in numbers and a picture.
+//! `ood_seg soak`: the node behind a camera three times as fast as it is, with bad pictures in between and
+//! readers that come and go, for as long as asked; what it took and what it lost, in numbers and a picture.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ood_segmentation::eval::plot::curves;
-use ood_segmentation::image;
+use ood_segmentation::image::{self, encode_jpeg};
 use ood_segmentation::msg::{CompressedImage, FrameStatus, Stamp};
 use ood_segmentation::{Error, Result, file};
 use serde_json::{Value, json};
@@ -31,6 +31,11 @@ pub(crate) struct Args {
 
 /// A bad picture comes this often.
 const FAULT_EVERY: Duration = Duration::from_secs(5);
+/// A reader of the masks leaves this often, and another one comes.
+const VISIT_EVERY: Duration = Duration::from_secs(30);
+/// The beginning of a PNG of 65500x65500 pixels.
+const BOMB: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xdc\0\0\xff\xdc\x08\x02\0\0\0\x1c\x35\x81\x4c";
 /// How often the process is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Share of the run that does not count as steady.
@@ -44,6 +49,8 @@ struct Sample {
     descriptors: f64,
     /// Of the masks since the last sample.
     latency_p99_ms: f64,
+    /// So far: received, segmented, replaced by newer ones, refused.
+    counts: [f64; 4],
 }
 
 /// The run so far.
@@ -60,6 +67,7 @@ struct Soak {
     work_ms: Vec<f64>,
     latency_ms: Vec<f64>,
     all_ms: Vec<f64>,
+    age_ms: Vec<f64>,
     samples: Vec<Sample>,
 }
 
@@ -80,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         work_ms: Vec::new(),
         latency_ms: Vec::new(),
         all_ms: Vec::new(),
+        age_ms: Vec::new(),
         samples: Vec::new(),
     };
     let pause = Duration::from_millis(400);
@@ -98,15 +107,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 impl Soak {
-    /// Pictures at a fixed rate, a bad one now and then, and a look at the process every second.
+    /// Pictures at a fixed rate, a bad one and another reader now and then, and a look at the process every
+    /// second.
     fn play(&mut self, time: Duration, gap: Duration) -> Result<()> {
         let start = Instant::now();
         let (mut due, mut fault, mut look) = (start, start + FAULT_EVERY, start);
+        let (mut visit, mut visitor) = (start + VISIT_EVERY, self.session.visitor()?);
         while start.elapsed() < time {
             let now = Instant::now();
             self.send(now >= fault)?;
             if now >= fault {
                 fault += FAULT_EVERY;
+            }
+            if now >= visit {
+                visit += VISIT_EVERY;
+                drop(std::mem::replace(&mut visitor, self.session.visitor()?));
             }
             if now >= look {
                 look += SAMPLE_EVERY;
@@ -124,12 +139,7 @@ impl Soak {
         picture.header.stamp = Stamp::now();
         if bad {
             self.bad += 1;
-            picture.data = match self.bad % 4 {
-                0 => picture.data[..picture.data.len() / 2].to_vec(), // cut short
-                1 => b"not a picture".to_vec(),
-                2 => Vec::new(),
-                _ => picture.data[100..].to_vec(), // no header
-            };
+            spoil(&mut picture, self.bad);
         }
         self.session.send(&picture)
     }
@@ -145,6 +155,7 @@ impl Soak {
             if status.state == FrameStatus::OK {
                 self.work_ms.push(f64::from(status.decode_ms + status.inference_ms));
                 self.latency_ms.extend(latency);
+                self.age_ms.push(status.age_ms.into());
             } else {
                 *self.reasons.entry(status.reason.clone()).or_default() += 1;
             }
@@ -160,12 +171,15 @@ impl Soak {
             Ok(std::fs::read_dir(&path).map_err(Error::io(&path))?.count() as f64)
         };
         self.latency_ms.sort_by(f64::total_cmp);
+        let FrameStatus { sequence, dropped, .. } = self.newest;
+        let counts = [sequence, self.work_ms.len() as u64, dropped, self.reasons.values().sum()];
         self.samples.push(Sample {
             seconds: start.elapsed().as_secs_f64(),
             memory_mib: memory_mib(id, "VmRSS:")?,
             threads: count("task")?,
             descriptors: count("fd")?,
             latency_p99_ms: quantile(&self.latency_ms, 0.99),
+            counts: counts.map(|count| count as f64),
         });
         self.all_ms.append(&mut self.latency_ms);
         Ok(())
@@ -181,6 +195,7 @@ impl Soak {
     fn report(&mut self, gap: Duration) -> Value {
         self.all_ms.append(&mut self.latency_ms);
         self.all_ms.sort_by(f64::total_cmp);
+        self.age_ms.sort_by(f64::total_cmp);
         let steady = self.steady();
         let tenth = (steady.len() / 10).max(1);
         let mean = |part: &[Sample]| {
@@ -202,7 +217,9 @@ impl Soak {
             "sent": self.sent,
             "bad": self.bad,
             "received": sequence,
+            "segmented": self.work_ms.len(),
             "replaced_by_newer": dropped,
+            "drop_share": dropped as f64 / sequence.max(1) as f64,
             "statuses": self.statuses,
             "refused": self.reasons,
             "missing_unexplained": i128::from(looked_at) - i128::from(self.statuses),
@@ -211,6 +228,7 @@ impl Soak {
                 "p99": quantile(&self.all_ms, 0.99),
                 "max": self.all_ms.last(),
             },
+            "age_ms": { "p50": quantile(&self.age_ms, 0.5), "p99": quantile(&self.age_ms, 0.99) },
             "memory_mib": { "after_warm_up": first, "at_the_end": last },
             "memory_growth_percent": 100.0 * (last - first) / first,
             "memory_slope_mib_per_h": if hours > 0.0 { (last - first) / hours } else { 0.0 },
@@ -233,9 +251,29 @@ impl Soak {
             series("threads", |sample| sample.threads),
             series("files", |sample| sample.descriptors),
             series("p99 ms", |sample| sample.latency_p99_ms),
+            series("received", |sample| sample.counts[0]),
+            series("segmented", |sample| sample.counts[1]),
+            series("replaced", |sample| sample.counts[2]),
+            series("refused", |sample| sample.counts[3]),
         ];
         let title = format!("{:.1} minutes; 1.0 = largest after warm-up", end / 60.0);
         let (h, w, rgb) = curves(&title, &all);
         image::write_png(path, h, w, &rgb)
+    }
+}
+
+/// Makes a picture one that the node has to refuse, or one of another size; `turn` says which.
+fn spoil(picture: &mut CompressedImage, turn: usize) {
+    let stamp = &mut picture.header.stamp;
+    match turn % 9 {
+        0 => picture.data.truncate(picture.data.len() / 2), // cut short
+        1 => picture.data = b"not a picture".to_vec(),
+        2 => picture.data.clear(),
+        3 => drop(picture.data.drain(..100)), // no header
+        4 => *stamp = Stamp::default(),
+        5 => stamp.sec -= 60,
+        6 => stamp.sec += 60,
+        7 => picture.data = BOMB.to_vec(),
+        _ => picture.data = encode_jpeg(96, 128, &[90; 3 * 96 * 128], 90).unwrap_or_default(),
     }
 }
