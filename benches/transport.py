@@ -57,9 +57,14 @@ class Child:
 
     def wait(self, key, patience=PATIENCE):
         """The next line that has this key; those before it are dropped."""
-        while key not in (line := self.lines.get(timeout=patience)):
-            pass
-        return line
+        end = time.monotonic() + patience
+        while time.monotonic() < end and (not self.lines.empty() or self.runs()):
+            try:
+                if key in (line := self.lines.get(timeout=0.2)):
+                    return line
+            except queue.Empty:
+                pass
+        sys.exit(f"{self.process.args} did not say {key}")
 
     def runs(self):
         if self.process.poll() is not None:
@@ -214,7 +219,7 @@ def send(bench, peer, domain, size, reliability, cameras):
 
 def segment(bench, peer, domain, size, reliability, cameras):
     names = [f"c{i}" for i in range(cameras)]
-    settings = [f"cameras:=[{', '.join(names)}]", f"model.weights:={WEIGHTS}", "plan:=single"]
+    settings = [f"cameras:=[{', '.join(names)}]", f"model.weights:={WEIGHTS}", "plan:=single", "max_age_ms:=0"]
     settings = [part for setting in settings for part in ("-p", setting)]
     with Child([NODE, "--ros-args", "--log-level", "error", *settings], domain, bench.preload) as node:
         with Child([*peer, "view", domain, reliability, *(f"/{n}/ood/image" for n in names)], domain) as viewer:
@@ -238,7 +243,7 @@ def between(bench, peer, domain, size, reliability, cameras):
     os.environ["CYCLONEDDS_URI"] = f"<CycloneDDS><Domain>{asks}</Domain></CycloneDDS>"
     drops, rate = kernel_drops(), SIZES[size]
     with Child([*peer, "view", domain, reliability, *topics], domain, bench.preload) as viewer:
-        with Child([*peer, "send", domain, reliability, rate, bench.seconds, message(bench.out, size), *topics], domain) as camera:
+        with Child([*peer, "send", domain, reliability, rate, bench.seconds, message(bench.out, size), *topics], domain, bench.preload) as camera:
             sent = cameras * camera.wait("sent")["sent"]
             time.sleep(1)
             theirs = camera.rest()[-1]["cpu_s"]

@@ -4,6 +4,7 @@
 //! ingest (a thread per camera) -> slot (newest wins) -> batch -> node (main thread) -> publish
 //! ```
 //!
+//! `transport` has the two traits behind which pictures come and go.
 //! Every thread reports to `monitor`, whose own thread publishes `/diagnostics`, latencies and `/rosout`.
 //! Between batch and pipeline `stamps` refuses frames whose time cannot be true, on the time of `clock`.
 //! The header crosses unchanged. Ingest never waits for inference. Shutdown: the stop channel closes ->

@@ -120,7 +120,7 @@ DataWriter* writer(DomainParticipant* participant, Topic* topic, bool reliable) 
   qos.reliability().kind = reliable ? RELIABLE_RELIABILITY_QOS : BEST_EFFORT_RELIABILITY_QOS;
   qos.history().depth = 5;
   qos.endpoint().history_memory_policy = REALLOC;
-  qos.publish_mode().kind = ASYNCHRONOUS_PUBLISH_MODE;
+  qos.publish_mode().kind = SYNCHRONOUS_PUBLISH_MODE;
   return participant->create_publisher(PUBLISHER_QOS_DEFAULT)->create_datawriter(topic, qos);
 }
 

@@ -38,6 +38,11 @@ pub(crate) struct Peer {
 impl Peer {
     /// The peer in a domain, or `None` with a visible word where its Python packages are missing.
     pub(crate) fn start(domain: u16) -> Option<Self> {
+        Self::start_with(domain, "")
+    }
+
+    /// With this configuration of Cyclone, its XML.
+    pub(crate) fn start_with(domain: u16, cyclone: &str) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".venv/bin/python");
         let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
@@ -50,6 +55,7 @@ impl Peer {
         let mut child = Command::new(python)
             .arg(root.join("tests/peers/peer.py"))
             .env("ROS_DOMAIN_ID", domain.to_string())
+            .env("CYCLONEDDS_URI", cyclone)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
