@@ -1,5 +1,5 @@
 // A peer on Fast DDS (Debian: libfastrtps-dev) as rmw_fastrtps makes one for another computer: UDP, sockets of the
-// kernel's default size. Messages are passed on as they are, serialised.
+// kernel's default size, writing in the caller's thread. Messages are passed on as they are, serialised.
 //
 //   fast_dds read DOMAIN TOPIC TYPE
 //   fast_dds send DOMAIN best_effort|reliable RATE SECONDS MESSAGE TOPIC...
