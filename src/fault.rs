@@ -14,7 +14,12 @@ use crate::model::Fused;
 use crate::{Error, Result};
 
 const VARIABLE: &str = "OOD_SEG_FAULT";
-const KINDS: &str = "none, hang, sleep, panic, thread, leak, drop, stale, nan, error, memory, flip";
+const KINDS: &str =
+    "none, hang, sleep, panic, thread, dds, leak, drop, stale, nan, error, memory, flip";
+
+/// As libtorch says it.
+const OUT_OF_MEMORY: &str = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of \
+    7.75 GiB of which 512.00 MiB is free.";
 
 #[derive(Debug)]
 struct Fault {
@@ -82,6 +87,13 @@ pub fn frame() {
     }
 }
 
+/// In a line of the log: a panic in the thread of RustDDS that says it, `dds`.
+pub fn line() {
+    let thread = thread::current();
+    let theirs = thread.name().is_some_and(|name| name.starts_with("RustDDS"));
+    assert!(!theirs || now("dds").is_none(), "a panic on purpose");
+}
+
 /// Whether this frame is to vanish, without a word: `drop`.
 pub fn vanishes() -> bool {
     let vanishes = now("drop").is_some();
@@ -92,7 +104,7 @@ pub fn vanishes() -> bool {
 /// In the network: `error` and `memory`, as libtorch reports them; `flip` of bit NUMBER of one weight.
 pub fn network(model: &Fused) {
     assert!(now("error").is_none(), "CUDA error: an illegal memory access was encountered");
-    assert!(now("memory").is_none(), "CUDA out of memory. Tried to allocate 2.00 GiB");
+    assert!(now("memory").is_none(), "{OUT_OF_MEMORY}");
     static FLIPPED: AtomicBool = AtomicBool::new(false);
     if let Some(bit) = now("flip")
         && !FLIPPED.swap(true, Relaxed)

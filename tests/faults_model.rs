@@ -94,7 +94,7 @@ fn row_61_weights_cut_anywhere_are_exit_65() {
             *offsets = json!([0, end - start]); // where the bias lies
         }),
     );
-    refused(&path, &["tiny.safetensors"]);
+    refused(&path, &["ood_head._head."]); // which of the two
 }
 
 #[test]
@@ -111,16 +111,35 @@ fn row_61_weights_cut_at_a_hundred_places_are_an_error_of_the_library() {
     }
 }
 
+/// The bytes with one bit flipped, in the i-th of `of` parts of the file.
+fn flipped(bytes: &[u8], i: usize, of: usize) -> Vec<u8> {
+    let mut flipped = bytes.to_vec();
+    flipped[bytes.len() * i / of + 3] ^= 1 << (i % 8);
+    flipped
+}
+
 #[test]
 fn row_62_one_flipped_bit_anywhere_is_exit_65_with_both_checksums() {
     let (_folder, path, bytes) = good();
+    let sum = |bytes: &[u8]| -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    };
     for i in 0..8 {
-        let mut flipped = bytes.clone();
-        flipped[bytes.len() * i / 8 + 3] ^= 1 << i;
-        fs::write(&path, &flipped).unwrap();
-        let sum: String =
-            Sha256::digest(&flipped).iter().map(|byte| format!("{byte:02x}")).collect();
-        refused(&path, &["SHA-256", &sum, "its sidecar says"]);
+        let bad = flipped(&bytes, i, 8);
+        fs::write(&path, &bad).unwrap();
+        refused(&path, &["SHA-256", &sum(&bad), "its sidecar says", &sum(&bytes)]);
+    }
+}
+
+#[test]
+fn row_62_one_flipped_bit_at_a_hundred_places_is_an_error_of_the_library() {
+    let (_folder, path, bytes) = good();
+    for i in 0..100 {
+        fs::write(&path, flipped(&bytes, i, 100)).unwrap();
+        let precision = ood_segmentation::model::Precision::F32;
+        let loaded = ood_segmentation::checkpoint::load(&path, tch::Device::Cpu, precision);
+        let error = loaded.err().unwrap().to_string();
+        assert!(error.contains("SHA-256"), "{i}: {error}");
     }
 }
 

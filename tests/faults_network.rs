@@ -6,6 +6,7 @@ mod peers;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use peers::{Node, Peer, call_services, is_status, picture};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ fn running(domain: u16) -> Option<(Node, Peer)> {
     peer.read_status("/camera/status");
     peer.repeat(&picture("/camera/image_raw", 1), is_status);
     let mut play = picture("/camera/image_raw", 100);
-    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(5), json!(60));
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(5), json!(300));
     peer.tell(&play);
     peer.wait("first of many", is_status);
     Some((node, peer))
@@ -34,23 +35,39 @@ fn frames(peer: &Peer) -> [u64; 3] {
     [statuses.len() as u64, since("/dropped"), since("/stamp/0") + 1]
 }
 
-#[test]
-fn row_40_random_and_mutated_packets_leave_frames_and_memory_alone() {
-    let Some((mut node, peer)) = running(92) else { return };
+/// So many mutated packets at 10,000 a second: at least 95 % of the frames, bounded memory, a clean end.
+fn mutated(domain: u16, packets: u32, seed: u32) {
+    let Some((mut node, peer)) = running(domain) else { return };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let before = node.memory();
     let mut mutate = Command::new(root.join(".venv/bin/python"));
-    mutate.arg(root.join("tests/peers/mutate.py")).args(["50000", "10000"]);
-    assert!(mutate.env("ROS_DOMAIN_ID", "92").status().unwrap().success());
+    let args = [packets, 10_000, seed].map(|number| number.to_string());
+    mutate.arg(root.join("tests/peers/mutate.py")).args(args);
+    let start = Instant::now();
+    assert!(mutate.env("ROS_DOMAIN_ID", domain.to_string()).status().unwrap().success());
+    let took = start.elapsed();
     let [frames, dropped, sent] = frames(&peer);
     let more = node.memory().saturating_sub(before);
-    eprintln!("{frames} of {sent} frames, {dropped} dropped, {more} MB more");
+    eprintln!(
+        "{packets} packets in {took:.0?}: {frames} of {sent} frames, {dropped} dropped, {more} MB more"
+    );
     assert!(sent > 10 && 100 * frames >= 95 * sent, "{frames} of {sent} frames");
     assert!(more < 64, "{more} MB");
     peer.wait("frame after", |line| is_status(line) && line["state"] == 0);
     node.signal("-TERM");
     let (status, log) = node.end();
     assert!(status.success() && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn row_40_random_and_mutated_packets_leave_frames_and_memory_alone() {
+    mutated(92, 50_000, 40);
+}
+
+#[test]
+#[ignore = "slow: make faults"]
+fn row_40_three_hundred_thousand_mutated_packets_leave_frames_and_memory_alone() {
+    mutated(94, 300_000, 41);
 }
 
 /// One after the other as they are answered, ten under way: some 500 a second in the dev profile on two busy cores.

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peers::{Node, PATIENCE, Peer, command, is_status, picture, weights};
+use peers::{MemoryGroup, Node, PATIENCE, Peer, command, is_status, picture, weights};
 use serde_json::{Value, json};
 
 fn play(topic: &str, rate: u32) -> Value {
@@ -176,7 +176,47 @@ fn row_83_sigterm_at_any_time_ends_it_within_two_seconds() {
         assert!(status.success() || by_default, "{status} after {delay} ms");
     }
     eprintln!("slowest end after SIGTERM: {slowest:.2?}");
-    assert!(slowest < Duration::from_millis(2500), "{slowest:?}");
+    assert!(slowest <= Duration::from_secs(2), "{slowest:?}");
+}
+
+/// Runs a node, asks it to end at a moment that `random` says, and waits for it.
+fn ended(domain: u16, weights: &str, random: u64) -> Duration {
+    let mut node = spawn(domain, weights, &[]);
+    thread::sleep(Duration::from_millis(500 + random % 2500));
+    let asked = Instant::now();
+    signal(&node, "-TERM");
+    let status = node.wait().unwrap();
+    assert!(status.success() || status.signal() == Some(15), "{status}");
+    asked.elapsed()
+}
+
+#[test]
+#[ignore = "slow: make faults"]
+fn row_83_a_hundred_sigterms_at_random_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = weights(folder.path()).display().to_string();
+    let kill = |seed: u64| {
+        let mut random = seed;
+        let mut next = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);
+            random >> 33
+        };
+        let domain = 124 + u16::try_from(seed % 4).unwrap();
+        (0..25).map(|_| ended(domain, &weights, next())).collect::<Vec<_>>()
+    };
+    let mut took: Vec<Duration> = thread::scope(|scope| {
+        let four = [1, 3, 5, 7].map(|seed| scope.spawn(move || kill(seed)));
+        four.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    took.sort();
+    eprintln!(
+        "SIGTERM to end, of {}: median {:.2?}, p99 {:.2?}, longest {:.2?}",
+        took.len(),
+        took[50],
+        took[98],
+        took[99]
+    );
+    assert!(took[98] <= Duration::from_secs(2) && took[99] <= Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
@@ -197,30 +237,94 @@ fn row_83_sigterm_amid_frames_ends_it_within_two_seconds() {
         node.signal("-TERM");
         let (status, log) = node.end();
         assert!(status.success(), "{status} {log}");
-        assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() <= Duration::from_secs(2), "{:?}", asked.elapsed());
         while peer.lines.try_recv().is_ok() {}
     }
 }
 
-#[test]
-fn row_84_kill_9_leaves_nothing_that_keeps_the_next_one_from_starting() {
-    let Some(mut peer) = Peer::start(118) else { return };
+/// Kills a node so many times and starts the next: the longest time from running to the first mask.
+fn killed_and_started(domain: u16, rounds: usize) -> Option<Duration> {
+    let mut peer = Peer::start(domain)?;
     peer.read_status("/camera/status");
-    let mut started = false;
-    for round in 0..4 {
-        let node = Node::start(118, &[]);
-        if !started {
+    let temporary = tempfile::tempdir().unwrap();
+    let names = |folder: &str| {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let (shared, mut slowest) = (names("/dev/shm"), Duration::ZERO);
+    for round in 0..rounds {
+        let env = [("TMPDIR", temporary.path().to_str().unwrap())];
+        let node = Node::start_with(domain, &[], &env);
+        if round == 0 {
             peer.tell(&play("/camera/image_raw", 10));
-            started = true;
         }
         node.wait("is running");
         let running = Instant::now();
-        peer.wait("frame", is_status);
-        eprintln!("round {round}: first status {:.2?} after it ran", running.elapsed());
+        peer.wait("frame", |line| is_status(line) && line["state"] == 0);
+        slowest = slowest.max(running.elapsed());
         node.signal("-KILL");
         drop(node);
         while peer.lines.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        assert!(names(temporary.path().to_str().unwrap()).is_empty(), "a file was left behind");
+        assert!(names("/dev/shm").is_subset(&shared), "shared memory was left behind");
     }
+    eprintln!("slowest of {rounds} first masks: {slowest:.2?} after the node ran");
+    assert!(slowest <= Duration::from_secs(2), "{slowest:?}");
+    Some(slowest)
+}
+
+#[test]
+fn row_84_kill_9_leaves_nothing_that_keeps_the_next_one_from_starting() {
+    killed_and_started(118, 3);
+}
+
+#[test]
+#[ignore = "slow: make faults"]
+fn row_84_twenty_kills_and_twenty_starts() {
+    killed_and_started(128, 20);
+}
+
+#[test]
+fn row_87_no_lock_is_shared_between_threads() {
+    let mut folders = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("src/fault.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let locks = ["Mutex", "RwLock", "Condvar"].iter().any(|lock| text.contains(lock));
+                assert!(!locks, "{} has a lock that a panic can poison", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 100, "{files} files");
+}
+
+#[test]
+fn row_89_bombs_in_300_mb_are_refused_and_the_node_lives() {
+    let Some(group) = MemoryGroup::new(300_000_000) else { return };
+    let Some(mut peer) = Peer::start(129) else { return };
+    let wrap = group.wrap();
+    let mut node = Node::start_in(129, &[], &[], &[&*wrap[0], &*wrap[1], &*wrap[2]]);
+    peer.read_status("/camera/status");
+    peer.repeat(&picture("/camera/image_raw", 1), is_status);
+    for stamp in 10..30_u32 {
+        let mut bomb = picture("/camera/image_raw", stamp);
+        (bomb["height"], bomb["width"]) = (json!(65535), json!(65535)); // 4 GB, and 100 bytes of them
+        bomb["length"] = json!(100);
+        peer.tell(&bomb);
+        let status = peer.wait("refusal", |line| line["stamp"] == json!([stamp, 5]));
+        assert_eq!(status["reason"], "size_limit", "{status}");
+    }
+    peer.tell(&picture("/camera/image_raw", 40));
+    let status = peer.wait("frame after", |line| line["stamp"] == json!([40, 5]));
+    assert_eq!(status["state"], 0, "{status}");
+    node.signal("-TERM");
+    assert!(node.end().0.success());
 }
 
 #[test]
@@ -315,30 +419,120 @@ fn row_95_a_read_only_disk_and_no_home_are_no_hindrance() {
     assert!(node.wait().unwrap().success());
 }
 
+/// Endless work that is killed when this is dropped.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    /// On every core.
+    fn everywhere() -> Self {
+        let cores = thread::available_parallelism().unwrap().get();
+        let busy = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        Self((0..cores).map(|_| busy()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+#[test]
+#[ignore = "slow: make faults"]
+fn row_93_with_busy_cores_there_is_a_status_every_second_and_a_warning() {
+    let Some(mut peer) = Peer::start(130) else { return };
+    peer.read_status("/camera/status");
+    peer.tell(&play("/camera/image_raw", 5));
+    // What a frame takes while there is nothing else to do decides what is too long.
+    let usual = {
+        let _node = Node::start(130, &[]);
+        let mut ages: Vec<f64> =
+            (0..25).map(|_| peer.wait("frame", is_status)["age_ms"].as_f64().unwrap()).collect();
+        ages.sort_by(f64::total_cmp);
+        ages[20]
+    };
+    let budget = format!("budget_ms:={:.0}", 1.25 * usual + 1.0);
+    // Less than its share of the cores.
+    let node = Node::start_in(130, &["-p", &budget], &[], &["nice", "-n", "5"]);
+    node.wait("is running");
+    peer.ask(&json!({"do": "read", "topic": "/diagnostics", "type": "diagnostics",
+        "reliable": true}));
+    peer.wait("frame", is_status);
+    let _busy = Busy::everywhere();
+    let (end, mut last, mut longest) = (Instant::now() + PATIENCE, Instant::now(), Duration::ZERO);
+    let (mut warned, mut oldest, mut frames) = (false, 0_f64, 0);
+    while Instant::now() < end && frames < 75 {
+        let line = peer.wait("line", |_| true);
+        if is_status(&line) {
+            longest = longest.max(last.elapsed());
+            (last, frames) = (Instant::now(), frames + 1);
+            oldest = oldest.max(line["age_ms"].as_f64().unwrap());
+        }
+        warned |= line.to_string().contains("frames take longer than budget_ms");
+    }
+    eprintln!(
+        "usually {usual:.0} ms; with busy cores {oldest:.0} ms at most, longest pause {longest:.2?}"
+    );
+    assert!(longest < Duration::from_secs(1) && warned, "{longest:?}, a warning: {warned}");
+}
+
+/// What can be said of a leak within two minutes; `make soak MINUTES=1440` takes the catalogue's day.
+#[test]
+#[ignore = "slow: make faults"]
+fn row_94_two_minutes_of_overload_and_bad_pictures_leave_memory_threads_and_files_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let soak = Command::new(env!("CARGO_BIN_EXE_ood_seg"))
+        .args(["soak", "--minutes", "2", "--out", folder.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(soak.status.success(), "{}", String::from_utf8_lossy(&soak.stderr));
+    let report = std::fs::read(folder.path().join("soak.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    for key in ["memory_growth_percent", "drop_share", "segmented", "refused"] {
+        eprintln!("{key}: {}", report[key]);
+    }
+    assert_eq!(report["missing_unexplained"], 0, "{report}");
+    for what in ["threads", "descriptors"] {
+        let [least, most] = [0, 1].map(|i| report[what][i].as_f64().unwrap());
+        assert!(most - least <= 2.0, "{report}"); // a connection that comes and goes
+    }
+    assert!(report["memory_growth_percent"].as_f64().unwrap() < 2.0, "{report}");
+}
+
 #[test]
 #[ignore = "slow: make faults"]
 fn row_96_a_node_that_was_frozen_goes_on_with_fresh_frames() {
     let Some(mut peer) = Peer::start(123) else { return };
     let mut node = Node::start(123, &[]);
     peer.read_status("/camera/status");
-    peer.tell(&play("/camera/image_raw", 10));
-    peer.wait("frame before", is_status);
+    let mut play = play("/camera/image_raw", 10);
+    play["now"] = json!(true);
+    peer.tell(&play);
+    peer.wait("frame before", |line| is_status(line) && line["state"] == 0);
     node.signal("-STOP");
     thread::sleep(Duration::from_secs(15));
-    let mut last = 0;
-    while let Ok(line) = peer.lines.try_recv() {
-        let line: Value = serde_json::from_str(&line).unwrap();
-        last = line["stamp"][0].as_i64().unwrap_or(last);
-    }
+    while peer.lines.try_recv().is_ok() {}
     node.signal("-CONT");
     let resumed = Instant::now();
-    let fresh = |line: &Value| {
-        is_status(line) && line["state"] == 0 && line["stamp"][0].as_i64() > Some(last + 100)
-    };
-    peer.wait("fresh frame", fresh);
-    let took = resumed.elapsed();
-    eprintln!("first fresh status {took:.2?} after it woke up");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    let mut stale = 0;
+    for frame in 0..30 {
+        let status = peer.wait("status", is_status);
+        stale += u32::from(status["reason"] == "stale");
+        if status["state"] == 0 {
+            // As old as max_age_ms allows when it came, and no older.
+            let came = status["latency_ms"].as_f64().unwrap() - status["age_ms"].as_f64().unwrap();
+            assert!(came <= 500.0, "{status}");
+        }
+        if frame == stale && status["state"] == 0 {
+            let took = resumed.elapsed();
+            eprintln!("first fresh mask {took:.2?} after it woke up, {stale} stale frames refused");
+            assert!(took <= Duration::from_secs(3), "{took:?}");
+        }
+    }
+    assert!(stale < 30);
     node.signal("-TERM");
     let (status, log) = node.end();
     assert!(status.success(), "{log}");

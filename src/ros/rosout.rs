@@ -40,6 +40,8 @@ impl log::Log for Tee {
     }
 
     fn log(&self, record: &Record<'_>) {
+        #[cfg(feature = "fault-injection")]
+        crate::fault::line();
         self.stderr.log(record);
         // A library may log while it sends such a line, which would then call for another.
         let ours = record.target().starts_with(env!("CARGO_CRATE_NAME"));

@@ -38,11 +38,20 @@ pub(crate) struct Peer {
 impl Peer {
     /// The peer in a domain, or `None` with a visible word where its Python packages are missing.
     pub(crate) fn start(domain: u16) -> Option<Self> {
-        Self::start_with(domain, "")
+        Self::launch(domain, "", &[])
     }
 
     /// With this configuration of Cyclone, its XML.
     pub(crate) fn start_with(domain: u16, cyclone: &str) -> Option<Self> {
+        Self::launch(domain, cyclone, &[])
+    }
+
+    /// The same, started by another program, such as `nsenter`.
+    pub(crate) fn start_in(domain: u16, wrap: &[&str]) -> Option<Self> {
+        Self::launch(domain, "", wrap)
+    }
+
+    fn launch(domain: u16, cyclone: &str, wrap: &[&str]) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".venv/bin/python");
         let import = Command::new(&python).args(["-c", "import cyclonedds"]).output();
@@ -52,8 +61,9 @@ impl Peer {
             );
             return None;
         }
-        let mut child = Command::new(python)
-            .arg(root.join("tests/peers/peer.py"))
+        let mut command = Command::new(python);
+        command.arg(root.join("tests/peers/peer.py"));
+        let mut child = wrapped(command, wrap)
             .env("ROS_DOMAIN_ID", domain.to_string())
             .env("CYCLONEDDS_URI", cyclone)
             .stdin(Stdio::piped())
@@ -159,6 +169,51 @@ pub(crate) fn command(domain: u16) -> Command {
     command
 }
 
+/// The command with another program before it.
+pub(crate) fn wrapped(command: Command, wrap: &[&str]) -> Command {
+    let [program, args @ ..] = wrap else { return command };
+    let mut outer = Command::new(program);
+    outer.args(args).arg(command.get_program()).args(command.get_args());
+    outer
+}
+
+/// A group of processes with so little memory; `None` with a visible word where there is none to be had.
+pub(crate) struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    pub(crate) fn new(bytes: u64) -> Option<Self> {
+        let name = format!("ood_segmentation_{}_{bytes}", std::process::id());
+        let old = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit) = match old.is_dir() {
+            true => (old, "memory.limit_in_bytes"),
+            false => (Path::new("/sys/fs/cgroup"), "memory.max"),
+        };
+        let group = Self(root.join(name));
+        let made = std::fs::create_dir(&group.0)
+            .and_then(|()| std::fs::write(group.0.join(limit), bytes.to_string()));
+        if let Err(error) = made {
+            eprintln!("SKIP: no memory cgroup: {error}");
+            return None;
+        }
+        Some(group)
+    }
+
+    /// What starts a program inside.
+    pub(crate) fn wrap(&self) -> [String; 3] {
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.0.display());
+        ["sh".into(), "-c".into(), enter]
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let end = Instant::now() + Duration::from_secs(5); // for its last process to be gone
+        while std::fs::remove_dir(&self.0).is_err() && self.0.exists() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 impl Node {
     pub(crate) fn start(domain: u16, ros_args: &[&str]) -> Self {
         Self::start_with(domain, ros_args, &[])
@@ -166,12 +221,22 @@ impl Node {
 
     /// With these environment variables too.
     pub(crate) fn start_with(domain: u16, ros_args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_in(domain, ros_args, env, &[])
+    }
+
+    /// Started by another program, such as `nsenter`, that becomes the node.
+    pub(crate) fn start_in(
+        domain: u16,
+        ros_args: &[&str],
+        env: &[(&str, &str)],
+        wrap: &[&str],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let weights = format!("model.weights:={}", weights(folder.path()).display());
         let fixed = ["--ros-args", "-p", &weights, "-p", "model.device:=cpu", "-p", "plan:=single"];
-        let mut command = command(domain);
-        command.envs(env.iter().copied());
-        let mut child = command.args(fixed).args(ros_args).spawn().unwrap();
+        let mut command = wrapped(command(domain), wrap);
+        command.envs(env.iter().copied()).env("ROS_DOMAIN_ID", domain.to_string());
+        let mut child = command.args(fixed).args(ros_args).stderr(Stdio::piped()).spawn().unwrap();
         let log = lines(child.stderr.take().unwrap());
         Self { child, log, folder }
     }
