@@ -81,6 +81,9 @@ fn run() -> Result<(), Failure> {
     report_panics();
     let (watch, stop) = stop_on_signals().map_err(exit(70))?;
     let network = Network::from_env(|name| env::var(name).ok()).map_err(exit(78))?;
+    if network.localhost_only {
+        watch.stay_local();
+    }
     let config = NodeConfig::load(&names.node_name(), &args.overrides(&names)).map_err(exit(78))?;
     watch.limit(supervisor::Limits {
         hang: Duration::from_millis(config.hang_ms.into()),

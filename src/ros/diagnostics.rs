@@ -500,7 +500,7 @@ impl Health {
         let values = vec![
             value("resident_mb", &resident),
             value("memory_limit_mb", &or_na(limit)),
-            value("rebuilds_for_memory", &rebuilds),
+            value("rebuilds_for_memory_or_network", &rebuilds),
         ];
         Finding::new(level, message, values)
     }

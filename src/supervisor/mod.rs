@@ -7,6 +7,7 @@
 
 mod crash;
 mod memory;
+mod network;
 mod notify;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use signal_hook::low_level::exit;
 
 pub use crash::report_panics;
 use memory::{Memory, resident_mb};
+use network::{Change, Interfaces, network};
 use notify::Notify;
 
 /// What the process is at, in this order.
@@ -80,6 +82,8 @@ struct Shared {
     pace: AtomicU64,
     resident_mb: AtomicU64,
     rebuilds: AtomicU64,
+    /// Nobody outside this computer is spoken to.
+    local: AtomicBool,
     hung: AtomicBool,
 }
 
@@ -173,7 +177,13 @@ impl Watch {
         done
     }
 
-    /// How often all inputs were to be joined anew because memory grew that no frame explains.
+    /// The node speaks to this computer only, whatever becomes of the network.
+    pub fn stay_local(&self) {
+        self.shared.local.store(true, Relaxed);
+    }
+
+    /// How often all inputs were to be joined anew, because memory grew that no frame explains or the
+    /// network changed.
     pub fn rebuilds(&self) -> u64 {
         self.shared.rebuilds.load(Relaxed)
     }
@@ -216,6 +226,7 @@ impl Shared {
             pace: number(),
             resident_mb: number(),
             rebuilds: number(),
+            local: AtomicBool::new(false),
             hung: AtomicBool::new(false),
         }
     }
@@ -263,6 +274,8 @@ struct Supervisor {
     phase: Timer,
     work: Timer,
     memory: Memory,
+    /// From the moment on at which DDS is joined.
+    interfaces: Option<Interfaces>,
     ticks: u64,
 }
 
@@ -278,6 +291,7 @@ impl Supervisor {
             phase: Timer::default(),
             work: Timer::default(),
             memory: Memory::default(),
+            interfaces: None,
             ticks: 0,
         }
     }
@@ -310,6 +324,9 @@ impl Supervisor {
         let counted = if phase == Phase::Stopping { passed } else { lived };
         let since = self.phase.observe(phase as u64, counted);
         self.notify.phase(phase);
+        if phase >= Phase::Joining && self.interfaces.is_none() {
+            self.interfaces = Some(Interfaces::new(network()));
+        }
         if phase == Phase::Stopping {
             let code = self.shared.code.load(Relaxed);
             return (since >= STOP).then(|| (code.into(), "the end took too long".into()));
@@ -323,7 +340,11 @@ impl Supervisor {
             return Some(end);
         }
         self.notify.alive();
-        if self.ticks.is_multiple_of(10) { self.memory() } else { None }
+        match self.ticks % 10 {
+            0 => self.memory(),
+            2 | 7 => self.network(),
+            _ => None,
+        }
     }
 
     /// A frame that takes far longer than its like.
@@ -366,6 +387,25 @@ impl Supervisor {
         log::warn!("memory grew by {growth} MB that no frame explains: joining DDS anew");
         self.shared.rebuilds.fetch_add(1, Relaxed);
         None
+    }
+
+    /// Addresses that came, or that are all others than those under which the node is known.
+    fn network(&mut self) -> Option<End> {
+        if self.shared.local.load(Relaxed) {
+            return None;
+        }
+        match self.interfaces.as_mut().map_or(Change::None, |known| known.change(network())) {
+            Change::None => None,
+            Change::New => {
+                log::info!("the network changed: joining DDS anew");
+                self.shared.rebuilds.fetch_add(1, Relaxed);
+                None
+            }
+            Change::Moved(addresses) => Some((
+                75,
+                format!("the addresses are {addresses} now, and nobody knows the node by them"),
+            )),
+        }
     }
 
     fn end(&self, (code, why): &End) {
