@@ -7,6 +7,7 @@ use crate::{Error, Result};
 
 /// Looks for another node of this name while this one is young.
 pub(crate) struct Namesake {
+    allowed: bool,
     node: String,
     graph: Graph,
     started: Instant,
@@ -20,8 +21,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 impl Namesake {
     /// Of a node by its absolute name, which has just offered its services.
-    pub(crate) fn new(node: String, graph: Graph) -> Self {
-        Self { node, graph, started: Instant::now(), looked: None }
+    pub(crate) fn new(node: String, graph: Graph, allowed: bool) -> Self {
+        Self { allowed, node, graph, started: Instant::now(), looked: None }
     }
 
     /// To be asked again and again: of two young nodes the one with the larger GUID ends. The other one may
@@ -31,7 +32,10 @@ impl Namesake {
     /// [`Error::Setting`] when it is this node that has to end.
     pub(crate) fn check(&mut self) -> Result<()> {
         let last = self.looked.map_or(Duration::ZERO, |looked| looked - self.started);
-        if last >= YOUNG || self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+        if self.allowed
+            || last >= YOUNG
+            || self.looked.is_some_and(|looked| looked.elapsed() < LOOK)
+        {
             return Ok(());
         }
         self.looked = Some(Instant::now());

@@ -71,8 +71,7 @@ pub struct Node {
     ladder: Ladder,
     run_id: u32,
     recorder: Recorder,
-    /// None where another node may have this name.
-    namesake: Option<Namesake>,
+    namesake: Namesake,
 }
 
 /// The node's connections to its process.
@@ -121,19 +120,14 @@ impl Node {
         loaded: Option<Loaded>,
         Process { stop, log, watch, load }: Process,
     ) -> Result<Self> {
-        let views = config.cameras.iter().map(|camera| view(camera, &config));
-        let views = views.collect::<Result<Vec<_>>>()?;
+        let view = |camera: &String| view(camera, &config);
+        let views = config.cameras.iter().map(view).collect::<Result<_>>()?;
         let mut outputs = Outputs::new(names, network, &config)?;
         let (reports, heard) = bounded(ROOM);
         let run_id = run_id();
         let health = Health::new(names.node().to_owned(), &config, Vec::new());
-        let monitor = Monitor::start(
-            outputs.participant(),
-            names,
-            (health, watch.clone(), run_id),
-            heard,
-            log,
-        )?;
+        let health = (health, watch.clone(), run_id);
+        let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
         let start = |(camera, name): (usize, &String)| {
             let (stop, reports, watch) = (stop.clone(), reports.clone(), watch.clone());
             let links = Links { camera, stop, reports, watch };
@@ -144,7 +138,6 @@ impl Node {
         let calibrations = unread.map(Calibrations::new).collect();
         let mut clock = Clock::new(names.topic("/clock")?, reports.clone());
         clock.follow(config.use_sim_time, outputs.participant())?;
-        let stamps = config.cameras.iter().cloned().map(Stamps::new).collect();
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
         let participant = outputs.participant();
@@ -152,12 +145,9 @@ impl Node {
         let recorder = Recorder::start(names, &config, reports.clone())?;
         let settings = (config.clone(), state, recorder.trigger());
         let services = Services::start(participant, names, settings, stop.clone())?;
-        let namesake = || Namesake::new(names.node_name(), outputs.participant().graph());
-        let namesake = (!config.allow_duplicate).then(namesake);
-        let plan = config.plan.parse()?;
-        if config.transport != Transport::Compressed {
-            check_receive_buffer();
-        }
+        let graph = outputs.participant().graph();
+        let namesake = Namesake::new(names.node_name(), graph, config.allow_duplicate);
+        check_receive_buffer(config.transport);
         let mut node = Self {
             counts: vec![Counts::default(); cameras.len()],
             quality: cameras.iter().map(|_| quality::Monitor::default()).collect(),
@@ -169,13 +159,13 @@ impl Node {
             load,
             active: loaded.is_some(),
             services,
-            ladder: Ladder::new(plan, config.budget_ms, config.degrade_after_ms),
+            stamps: config.cameras.iter().cloned().map(Stamps::new).collect(),
+            ladder: Ladder::new(config.plan.parse()?, config.budget_ms, config.degrade_after_ms),
             config,
             enabled: true,
             views,
             calibrations,
             clock,
-            stamps,
             batcher,
             stop,
             monitor,
@@ -263,7 +253,7 @@ impl Node {
             let slots: Vec<_> = self.cameras.iter().map(|camera| &camera.slot).collect();
             let Some(frames) = self.batcher.next(&slots, IDLE) else { break };
             self.pulse.iter().for_each(Pulse::beat);
-            self.namesake.as_mut().map_or(Ok(()), Namesake::check)?;
+            self.namesake.check()?;
             if let Ok(settings) = self.services.changes.try_recv() {
                 self.configure(settings)?;
             }
@@ -560,7 +550,10 @@ fn note(status: &mut FrameStatus, prediction: &Prediction, batch: u32) {
 }
 
 /// Says once, with the remedy, that the kernel will drop raw images.
-fn check_receive_buffer() {
+fn check_receive_buffer(transport: Transport) {
+    if transport == Transport::Compressed {
+        return;
+    }
     let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
     let Ok(bytes) = limit.trim().parse::<usize>() else { return };
     if bytes < RECEIVE_BUFFER {
