@@ -75,7 +75,7 @@ SCORES  := $(PARTS),msp,max_logit,entropy,energy,rba
 demo-model: build ## draw a world, train the demo model on it, measure it; goes on where it stopped
 	@test -f $(WORLD)/.drawn || { rm -rf $(WORLD) && $(OOD_SEG) synth --out $(WORLD) --seed 1 --train 1500 \
 	  --val 40 --paste 1500 --anomaly 0 --obstacle 0 --pasted 60 && touch $(WORLD)/.drawn; }
-	@test -f $(FRESH)/.drawn || { rm -rf $(FRESH) && $(OOD_SEG) synth --out $(FRESH) --seed 9001 --train 0 \
+	@test -f $(FRESH)/.drawn || { rm -rf $(FRESH) && $(OOD_SEG) synth --out $(FRESH) --seed 9101 --train 0 \
 	  --val 0 --paste 0 --anomaly 60 --obstacle 60 && touch $(FRESH)/.drawn; }
 	@$(OOD_SEG) train-backbone --resume --config config/demo/backbone.yaml
 	@$(OOD_SEG) train-segmentor --resume --config config/demo/segmentor.yaml
@@ -86,7 +86,7 @@ demo-model: build ## draw a world, train the demo model on it, measure it; goes 
 	  cp out/demo-model/$$stage/log.png models/log/$$stage.png; done
 	@cp out/demo-model/uem/last.safetensors models/demo.safetensors
 	@cp out/demo-model/uem/last.yaml models/demo.yaml
-	@$(UEM) calibrate -w models/demo.safetensors -d $(WORLD)/pasted --plan tiles --batch 4 --fpr 0.005
+	@$(UEM) calibrate -w models/demo.safetensors -d $(WORLD)/pasted/dataset_AnomalyTrack --plan tiles --batch 4 --fpr 0.005
 	@$(OOD_SEG) check --write --device cpu -w models/demo.safetensors
 	@for set in AnomalyTrack ObstacleTrack; do \
 	  $(UEM) $(MEASURE) -w models/demo.safetensors -d $(FRESH)/dataset_$$set -o out/demo-model/uem/$$set \

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ood_segmentation::config::{TrainBackboneConfig, TrainSegmentorConfig, TrainUemConfig};
-use ood_segmentation::data::synth::{Scene, SceneConfig, paste_picture, scene_seed};
+use ood_segmentation::data::synth::{Pool, Scene, SceneConfig, paste_picture, scene_seed};
 use ood_segmentation::image::write_png;
 use ood_segmentation::model::{Model, Precision};
 use ood_segmentation::train::log::Row;
@@ -54,7 +54,7 @@ impl World {
             }
         }
         for i in 0..4 {
-            let picture = paste_picture(i, 80, 60);
+            let picture = paste_picture(Pool::Training, i, 80, 60);
             let id = format!("{i:012}");
             let masks = root.join("coco/annotations/ood_seg_train2017");
             // A PNG by its first bytes, whatever its name says.

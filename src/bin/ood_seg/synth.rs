@@ -8,7 +8,8 @@ use std::str::FromStr;
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder, ImageResult};
 use ood_segmentation::data::synth::{
-    IGNORE, OOD, ROAD, Rendered, Scene, SceneConfig, Unknowns, paste_picture, scene_seed,
+    IGNORE, OOD, Pool, ROAD, Rendered, Scene, SceneConfig, Unknowns, paste_on_road, paste_picture,
+    scene_seed,
 };
 use ood_segmentation::{Error, Result, file};
 
@@ -42,7 +43,8 @@ pub(crate) struct Args {
     /// Pictures with held-back obstacles 10 to 30 px high, ObstacleTrack layout
     #[arg(long, default_value_t = 50)]
     obstacle: u32,
-    /// Pictures with paste objects of their own, AnomalyTrack layout, in `pasted/`: to calibrate on
+    /// Pairs of pictures with cut-outs of families that `coco/` has not, standing on the road, big ones in
+    /// AnomalyTrack's layout and small ones in ObstacleTrack's, in `pasted/`: to choose and calibrate on
     /// without a look at the held-back obstacles
     #[arg(long, default_value_t = 0)]
     pasted: u32,
@@ -78,6 +80,7 @@ enum Set {
     Anomaly,
     Obstacle,
     Pasted,
+    PastedSmall,
 }
 
 /// Writes what was asked for.
@@ -96,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Set::Anomaly, args.anomaly),
         (Set::Obstacle, args.obstacle),
         (Set::Pasted, args.pasted),
+        (Set::PastedSmall, args.pasted),
     ];
     let total: u64 = sets.iter().map(|(_, count)| u64::from(*count)).sum();
     let bar = progress(usize::try_from(total).unwrap_or(usize::MAX));
@@ -108,6 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 Set::Anomaly => anomaly(args, index)?,
                 Set::Obstacle => obstacle(args, index)?,
                 Set::Pasted => pasted(args, index)?,
+                Set::PastedSmall => pasted_small(args, index)?,
             }
             bar.inc(1);
         }
@@ -123,17 +128,34 @@ fn draw(args: &Args, set: Set, index: u32, unknowns: Unknowns) -> Result<Rendere
     let Size { width, height } = args.size;
     let config = SceneConfig { width, height, unknowns, ..SceneConfig::default() };
     let wanted = match unknowns {
-        Unknowns::Big => width as usize * height as usize / 500,
+        Unknowns::Big => big(args.size),
         Unknowns::Small => 40,
         Unknowns::None | Unknowns::Along => 0,
     };
+    first(args, set, index, wanted, |seed| Ok(Scene::new(seed, &config)?.render(0)))
+}
+
+/// Pixels of big obstacles that a picture shows at least.
+fn big(size: Size) -> usize {
+    size.width as usize * size.height as usize / 500
+}
+
+/// The first picture of a set's seeds for `index` that shows so many pixels of obstacles.
+fn first(
+    args: &Args,
+    set: Set,
+    index: u32,
+    wanted: usize,
+    picture: impl Fn(u64) -> Result<Rendered>,
+) -> Result<Rendered> {
     for attempt in 0..100 {
         let seed = scene_seed(args.seed, set as u64, u64::from(index) | attempt << 32);
-        let frame = Scene::new(seed, &config)?.render(0);
+        let frame = picture(seed)?;
         if frame.labels.iter().filter(|&&label| label == OOD).count() >= wanted {
             return Ok(frame);
         }
     }
+    let Size { width, height } = args.size;
     let allowed = "large enough for obstacles of 10 px and more to stand on its road";
     Err(Error::setting("--size", &format!("{width}x{height}"), allowed))
 }
@@ -155,7 +177,7 @@ fn cityscapes(args: &Args, split: &str, index: u32) -> Result<()> {
 fn coco(args: &Args, index: u32) -> Result<()> {
     let Size { width, height } = args.size;
     let seed = scene_seed(args.seed, Set::Paste as u64, u64::from(index));
-    let picture = paste_picture(seed, width, height);
+    let picture = paste_picture(Pool::Training, seed, width, height);
     let (root, id) = (args.out.join("coco"), index + 1);
     let mask = format!("annotations/ood_seg_train2017/{id:012}.png");
     write(&root.join(format!("train2017/{id:012}.jpg")), [height, width], &picture.rgb)?;
@@ -169,17 +191,29 @@ fn anomaly(args: &Args, index: u32) -> Result<()> {
     smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
 }
 
-/// One picture with a cut-out that no training picture shows, labelled as those of [`anomaly`].
+/// One picture with big cut-outs of families that training never shows on its road, labelled as those of
+/// [`anomaly`].
 fn pasted(args: &Args, index: u32) -> Result<()> {
-    let mut frame = draw(args, Set::Pasted, index, Unknowns::None)?;
-    let seed = scene_seed(args.seed, Set::Pasted as u64, u64::from(index));
-    let object = paste_picture(seed, frame.width, frame.height);
-    for (at, _) in object.labels.iter().enumerate().filter(|(_, label)| **label == OOD) {
-        frame.labels[at] = OOD;
-        frame.rgb[3 * at..3 * at + 3].copy_from_slice(&object.rgb[3 * at..3 * at + 3]);
-    }
+    let frame = stand(args, Set::Pasted, index)?;
     let root = args.out.join("pasted/dataset_AnomalyTrack");
     smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
+}
+
+/// As [`pasted`] with small ones, labelled as those of [`obstacle`].
+fn pasted_small(args: &Args, index: u32) -> Result<()> {
+    let frame = stand(args, Set::PastedSmall, index)?;
+    let name = format!("validation_{}.webp", obstacle_number(index));
+    smiyc(&args.out.join("pasted/dataset_ObstacleTrack"), &name, &frame, &obstacle_labels(&frame))
+}
+
+/// The first street of a set whose road has room for cut-outs.
+fn stand(args: &Args, set: Set, index: u32) -> Result<Rendered> {
+    let Size { width, height } = args.size;
+    let config = SceneConfig { width, height, ..SceneConfig::default() };
+    let small = matches!(set, Set::PastedSmall);
+    first(args, set, index, if small { 40 } else { big(args.size) }, |seed| {
+        Ok(paste_on_road(Pool::Validation, &Scene::new(seed, &config)?, seed, small))
+    })
 }
 
 /// 1 on obstacles, 255 on the own bonnet, 0 elsewhere.
@@ -195,14 +229,18 @@ fn anomaly_labels(frame: &Rendered) -> Vec<u8> {
 /// One picture with small obstacles: 1 on them, 0 on the road, 255 elsewhere.
 fn obstacle(args: &Args, index: u32) -> Result<()> {
     let frame = draw(args, Set::Obstacle, index, Unknowns::Small)?;
+    let name = format!("validation_{}.webp", obstacle_number(index));
+    smiyc(&args.out.join("dataset_ObstacleTrack"), &name, &frame, &obstacle_labels(&frame))
+}
+
+/// 1 on obstacles, 0 on the road, 255 elsewhere.
+fn obstacle_labels(frame: &Rendered) -> Vec<u8> {
     let label = |&label: &u8| match label {
         OOD => 1,
         ROAD => 0,
         _ => IGNORE,
     };
-    let labels: Vec<u8> = frame.labels.iter().map(label).collect();
-    let name = format!("validation_{}.webp", obstacle_number(index));
-    smiyc(&args.out.join("dataset_ObstacleTrack"), &name, &frame, &labels)
+    frame.labels.iter().map(label).collect()
 }
 
 /// The `index`-th number that the benchmark's validation split keeps: it leaves out every name that
@@ -303,6 +341,8 @@ mod tests {
             "dataset_ObstacleTrack/labels_masks/validation_1_labels_semantic.png",
             "pasted/dataset_AnomalyTrack/images/validation0000.jpg",
             "pasted/dataset_AnomalyTrack/labels_masks/validation0000_labels_semantic.png",
+            "pasted/dataset_ObstacleTrack/images/validation_0.webp",
+            "pasted/dataset_ObstacleTrack/labels_masks/validation_0_labels_semantic.png",
         ];
         assert_eq!(names, expected);
         for (name, bytes) in &written {
@@ -310,10 +350,10 @@ mod tests {
             assert_eq!((picture.width(), picture.height()), (112, 64), "{name}");
             let labels: BTreeSet<u8> = picture.to_luma8().into_raw().into_iter().collect();
             match name.split('/').next() {
-                Some("dataset_AnomalyTrack" | "pasted") if name.ends_with("png") => {
+                _ if name.contains("dataset_AnomalyTrack") && name.ends_with("png") => {
                     assert!(labels.contains(&1) && labels.iter().all(|l| [0, 1, 255].contains(l)));
                 }
-                Some("dataset_ObstacleTrack") if name.ends_with("png") => {
+                _ if name.contains("dataset_ObstacleTrack") && name.ends_with("png") => {
                     assert_eq!(labels, BTreeSet::from([0, 1, 255]));
                 }
                 Some("coco") if name.ends_with("png") => {

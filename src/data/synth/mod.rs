@@ -5,8 +5,9 @@
 //! no thread, no random device. All 19 Cityscapes train ids are drawn; the car's own bonnet, where it
 //! shows, is [`IGNORE`].
 //!
-//! Two pools of foreign objects have no family of shapes or textures in common: `paste` makes flat
-//! abstract cut-outs for training, `unknown` puts things on the road that only tests and demos show.
+//! Three pools of foreign objects have no family of shapes or textures in common: `paste` makes cut-outs
+//! to train stage 2 on and others to choose and calibrate it on, `unknown` puts things on the road that
+//! only tests and demos show.
 //!
 //! A frame is painted back to front: sky, ground, marks, shadows, then things by depth
 //! (`world` says what stands where), then weather and lens.
@@ -22,15 +23,19 @@ mod painter;
 mod paste;
 mod people;
 mod road;
+mod shape;
 mod sky;
 mod street;
+mod texture;
 mod unknown;
 mod vehicles;
 mod weather;
 mod world;
 
 pub use camera::Camera;
-pub use paste::{Cutout, Shape, Texture, paste_object, paste_picture};
+pub use paste::{Cutout, Pool, paste_object, paste_on_road, paste_picture};
+pub use shape::Shape;
+pub use texture::Texture;
 pub use unknown::Kind;
 
 use crate::{Error, Result};

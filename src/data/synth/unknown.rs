@@ -2,7 +2,7 @@
 //!
 //! Shapes: animals, furniture, freight and litter, each built for itself ([`Kind`]). Textures: hide,
 //! tread, bands, planks, plaid, foil, rock, bark ([`Kind::texture`]). Neither list shares a family with
-//! the paste pool ([`super::paste`]), whose cut-outs are abstract outlines.
+//! the paste pool ([`super::shape`], [`super::texture`]).
 
 use super::OOD;
 use super::canvas::{Rgb, mix, scale};
@@ -342,7 +342,7 @@ fn branch(p: &mut Painter<'_>, [x, z]: [f32; 2], rng: &mut Rng) {
 #[cfg(test)]
 mod tests {
     use super::super::canvas::Canvas;
-    use super::super::{Scene, SceneConfig, paste_object};
+    use super::super::{Pool, Scene, SceneConfig, paste_object};
     use super::*;
 
     /// The labels of one obstacle 8 m ahead, alone on a canvas of 640x360, and the focal length.
@@ -380,9 +380,10 @@ mod tests {
 
     #[test]
     fn no_outline_of_the_paste_pool_is_an_obstacles() {
-        let pasted: Vec<Vec<bool>> = (0..300)
+        let pasted: Vec<Vec<bool>> = (0..600)
             .map(|seed| {
-                let cutout = paste_object(seed, 48);
+                let pool = if seed % 2 == 0 { Pool::Training } else { Pool::Validation };
+                let cutout = paste_object(pool, seed, 48);
                 let mask: Vec<bool> = cutout.rgba.chunks_exact(4).map(|p| p[3] != 0).collect();
                 outline(&mask, cutout.width as usize)
             })
