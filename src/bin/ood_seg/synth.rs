@@ -99,6 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Set::Anomaly, args.anomaly),
         (Set::Obstacle, args.obstacle),
         (Set::Pasted, args.pasted),
+        (Set::PastedSmall, args.pasted),
     ];
     let total: u64 = sets.iter().map(|(_, count)| u64::from(*count)).sum();
     let bar = progress(usize::try_from(total).unwrap_or(usize::MAX));
@@ -111,6 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 Set::Anomaly => anomaly(args, index)?,
                 Set::Obstacle => obstacle(args, index)?,
                 Set::Pasted => pasted(args, index)?,
+                Set::PastedSmall => pasted_small(args, index)?,
             }
             bar.inc(1);
         }
@@ -189,23 +191,26 @@ fn anomaly(args: &Args, index: u32) -> Result<()> {
     smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
 }
 
-/// Two pictures with cut-outs of families that training never shows on the road: one as of
-/// [`anomaly`], one as of [`obstacle`].
+/// One picture with big cut-outs of families that training never shows on its road, labelled as those of
+/// [`anomaly`].
 fn pasted(args: &Args, index: u32) -> Result<()> {
-    let root = args.out.join("pasted");
-    let frame = stand(args, index, false)?;
-    let folder = root.join("dataset_AnomalyTrack");
-    smiyc(&folder, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))?;
-    let frame = stand(args, index, true)?;
+    let frame = stand(args, Set::Pasted, index)?;
+    let root = args.out.join("pasted/dataset_AnomalyTrack");
+    smiyc(&root, &format!("validation{index:04}.jpg"), &frame, &anomaly_labels(&frame))
+}
+
+/// As [`pasted`] with small ones, labelled as those of [`obstacle`].
+fn pasted_small(args: &Args, index: u32) -> Result<()> {
+    let frame = stand(args, Set::PastedSmall, index)?;
     let name = format!("validation_{}.webp", obstacle_number(index));
-    smiyc(&root.join("dataset_ObstacleTrack"), &name, &frame, &obstacle_labels(&frame))
+    smiyc(&args.out.join("pasted/dataset_ObstacleTrack"), &name, &frame, &obstacle_labels(&frame))
 }
 
 /// The first street of a set whose road has room for cut-outs.
-fn stand(args: &Args, index: u32, small: bool) -> Result<Rendered> {
+fn stand(args: &Args, set: Set, index: u32) -> Result<Rendered> {
     let Size { width, height } = args.size;
     let config = SceneConfig { width, height, ..SceneConfig::default() };
-    let set = if small { Set::PastedSmall } else { Set::Pasted };
+    let small = matches!(set, Set::PastedSmall);
     first(args, set, index, if small { 40 } else { big(args.size) }, |seed| {
         Ok(paste_on_road(Pool::Validation, &Scene::new(seed, &config)?, seed, small))
     })
