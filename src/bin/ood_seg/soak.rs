@@ -33,9 +33,9 @@ pub(crate) struct Args {
 const FAULT_EVERY: Duration = Duration::from_secs(5);
 /// A reader of the masks leaves this often, and another one comes.
 const VISIT_EVERY: Duration = Duration::from_secs(30);
-/// The beginning of a PNG of 65500x65500 pixels.
-const BOMB: &[u8] =
-    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xdc\0\0\xff\xdc\x08\x02\0\0\0\x1c\x35\x81\x4c";
+/// A PNG of 65500x65500 pixels, says its header.
+const BOMB: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xdc\0\0\xff\xdc\x08\x02\0\0\0\x1c\x35\x81\x4c\
+    \0\0\0\x11IDATx\x9cc`\x18\x05\xa3`\x14\x0cw\0\0\x03\xe8\0\x01\xb3\xa6\xd3F\0\0\0\0IEND\xaeB`\x82";
 /// How often the process is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// Share of the run that does not count as steady.
