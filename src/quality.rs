@@ -1,7 +1,7 @@
 //! Is a picture worth segmenting: dark, overexposed, blurred, frozen, partly covered, torn, unfamiliar.
 //!
 //! Looks at one channel on a coarse grid, about 240 points along the longer side (every eighth pixel of
-//! 1920x1080), and at full resolution only beside those points; well under a millisecond. What is wrong
+//! 1920x1080), and at full resolution only beside those points. What is wrong
 //! is said, in bits; the masks are published all the same. How familiar the picture is to the network is
 //! added once it has run ([`Quality::with_unfamiliarity`]).
 
