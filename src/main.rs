@@ -11,9 +11,7 @@ use ood_segmentation::config::{NodeConfig, ObstacleParameters};
 use ood_segmentation::model::{Precision, Score, device};
 use ood_segmentation::obstacle::ObstacleConfig;
 use ood_segmentation::pipeline::{OperatingPoint, Pipeline, PipelineConfig};
-use ood_segmentation::ros::{
-    Console, Line, Loaded, Network, Node, Process, RosArgs, Tee, limits,
-};
+use ood_segmentation::ros::{Console, Line, Loaded, Network, Node, Process, RosArgs, Tee, limits};
 use ood_segmentation::selftest::SelfTest;
 use ood_segmentation::supervisor::{self, Phase, Watch, report_panics};
 use ood_segmentation::window::Plan;

@@ -258,7 +258,7 @@ fn a_picture_unlike_the_calibrations_is_flagged_and_segmented() {
         let strange = [
             ("inverted", change(|v| 255 - v)),
             ("in fog", change(|v| v / 4 + 150)),
-            ("noise", (0..scene.len()).map(|k| (k * k * 40_503 >> 7).to_le_bytes()[0]).collect()),
+            ("noise", (0..scene.len()).map(|k| ((k * k * 40_503) >> 7).to_le_bytes()[0]).collect()),
         ];
         for (stamp, (what, picture)) in (10 * i + 21..).zip(strange) {
             let ratio = show(stamp, &picture);

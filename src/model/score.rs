@@ -99,9 +99,9 @@ pub fn llr(uem: &Tensor, logits: &Tensor) -> Tensor {
 pub fn classes(logits: &Tensor) -> Tensor {
     let largest = logits.amax([1], false);
     let ids = Tensor::full_like(&largest, 255.0).to_kind(Kind::Uint8);
-    (0..logits.size()[1]).rev().fold(ids, |mut ids, id| {
-        ids.masked_fill_(&logits.select(1, id).eq_tensor(&largest), id)
-    })
+    (0..logits.size()[1])
+        .rev()
+        .fold(ids, |mut ids, id| ids.masked_fill_(&logits.select(1, id).eq_tensor(&largest), id))
 }
 
 impl fmt::Display for Score {

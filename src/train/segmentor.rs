@@ -14,9 +14,9 @@ use super::{Stage, head_forward, learn, raise, settings, thinned, window_px};
 use crate::config::{AdamWConfig, EmConfig, TrainSegmentorConfig};
 use crate::data::{Pair, cityscapes};
 use crate::eval::metrics::Confusion;
-use crate::model::{Model, classes};
 use crate::model::config::Source as Origin;
 use crate::model::head::Head;
+use crate::model::{Model, classes};
 use crate::{Error, Result, checkpoint, preprocess, window};
 
 /// The stage, the plan and the validation pictures of a configuration.

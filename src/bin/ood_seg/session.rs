@@ -104,7 +104,9 @@ impl Session {
         while !self.camera.wait_matched(Duration::from_millis(200)) {
             self.check_node()?;
             if Instant::now() > deadline {
-                return Err(failed("the node does not subscribe to the camera after three minutes"));
+                return Err(failed(
+                    "the node does not subscribe to the camera after three minutes",
+                ));
             }
         }
         Ok(())

@@ -44,11 +44,10 @@ pub(super) fn upside_down(shot: &Shot) -> Vec<u8> {
 }
 
 /// Sensor noise of 60 grey levels to either side.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
 pub(super) fn noisy(shot: &Shot) -> Vec<u8> {
     let pixels = shot.now.iter().enumerate();
     let add = |(i, &v): (usize, &u8)| i16::from(v) + i16::from(noise(i, 121)) - 60;
-    pixels.map(add).map(|v| v.clamp(0, 255) as u8).collect()
+    pixels.map(add).map(|v| u8::try_from(v.clamp(0, 255)).unwrap_or_default()).collect()
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
