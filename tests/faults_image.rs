@@ -219,7 +219,7 @@ fn familiar_with_the_drawn_world(folder: &Path) -> String {
     let sets = "--train 0 --val 0 --paste 0 --anomaly 0 --obstacle 0 --pasted 40 --size 320x180";
     run(format!("synth --out {world} --seed 3 {sets}"));
     let plan = "--plan single --device cpu --fpr 0.01 --unfamiliar 0.025";
-    let said = run(format!("calibrate -w {weights} -d {world}/pasted {plan}"));
+    let said = run(format!("calibrate -w {weights} -d {world}/pasted/dataset_AnomalyTrack {plan}"));
     assert!(said.contains("2.44 % of frames like these"), "{said}");
     weights
 }

@@ -32,6 +32,17 @@ fn memory() -> u64 {
     pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1_000_000
 }
 
+/// Fails unless 36 of 45 masks come whole in one of five rounds: other programs may keep a reader from its
+/// socket, but no round of bursts comes near.
+fn mostly_whole(what: &str, mut round: impl FnMut() -> usize) {
+    let mut rounds: Vec<usize> = Vec::new();
+    while rounds.len() < 5 && rounds.last().is_none_or(|whole| *whole < 36) {
+        rounds.push(round());
+    }
+    eprintln!("{what}: {rounds:?} of 45 masks");
+    assert!(rounds.iter().any(|whole| *whole >= 36), "{what}: {rounds:?} of 45");
+}
+
 /// Sends `count` masks at 15 Hz to a reader with a stock socket; how many came, whole.
 fn masks(domain: u16, topic: &str, length: usize, count: u8) -> usize {
     let here = Participant::new(domain).unwrap();
@@ -56,9 +67,7 @@ fn masks(domain: u16, topic: &str, length: usize, count: u8) -> usize {
 fn a_reader_with_a_stock_socket_gets_raw_masks() {
     // In one burst none of the larger and one in ten of the smaller come.
     for (topic, length) in [("/small", 640 * 480), ("/large", 1920 * 1080)] {
-        let whole = masks(60, topic, length, 45);
-        eprintln!("{whole} of 45 masks of {length} bytes");
-        assert!(whole >= 36, "{topic}: {whole} of 45");
+        mostly_whole(topic, || masks(60, topic, length, 45));
     }
 }
 
@@ -67,30 +76,34 @@ fn fast_dds_gets_raw_masks_with_its_default_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let Some(binary) = peers::fast_dds(folder.path()) else { return };
     for (domain, length) in [(67, 640 * 480), (68, 1920 * 1080)] {
-        let mut viewer = Command::new(&binary)
-            .args(["read", &domain.to_string(), "rt/mask", "sensor_msgs::msg::dds_::Image_"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = peers::lines(viewer.stdout.take().unwrap());
-        let here = Participant::new(domain).unwrap();
-        let mut writer = here.writer("/mask", IMAGE, BEST_EFFORT, ByteOrder::Little).unwrap();
-        assert!(writer.wait_matched(PATIENCE));
-        assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "matched");
-        for number in 1..=45 {
-            assert!(writer.write(payload(number, length)).unwrap());
-            std::thread::sleep(Duration::from_millis(66)); // the rate is part of the claim
-        }
-        std::thread::sleep(Duration::from_millis(500));
-        drop(viewer.stdin.take());
-        viewer.wait().unwrap();
-        let seen: Vec<String> = lines.iter().collect();
-        let whole = seen.iter().filter(|line| line.ends_with(&format!(" {}", 4 + length))).count();
-        eprintln!("Fast DDS: {whole} of 45 masks of {length} bytes");
-        assert!(seen.iter().all(|line| line != "torn"));
-        assert!(whole >= 36, "{whole} of 45");
+        let what = format!("Fast DDS, {length} bytes");
+        mostly_whole(&what, || masks_to_fast_dds(&binary, domain, length));
     }
+}
+
+/// As [`masks`] to a Fast DDS reader with its default sockets.
+fn masks_to_fast_dds(binary: &Path, domain: u16, length: usize) -> usize {
+    let mut viewer = Command::new(binary)
+        .args(["read", &domain.to_string(), "rt/mask", "sensor_msgs::msg::dds_::Image_"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = peers::lines(viewer.stdout.take().unwrap());
+    let here = Participant::new(domain).unwrap();
+    let mut writer = here.writer("/mask", IMAGE, BEST_EFFORT, ByteOrder::Little).unwrap();
+    assert!(writer.wait_matched(PATIENCE));
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "matched");
+    for number in 1..=45 {
+        assert!(writer.write(payload(number, length)).unwrap());
+        std::thread::sleep(Duration::from_millis(66)); // the rate is part of the claim
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    drop(viewer.stdin.take());
+    viewer.wait().unwrap();
+    let seen: Vec<String> = lines.iter().collect();
+    assert!(seen.iter().all(|line| line != "torn"));
+    seen.iter().filter(|line| line.ends_with(&format!(" {}", 4 + length))).count()
 }
 
 #[test]
