@@ -23,7 +23,7 @@ use super::args::Network;
 use crate::{Error, Result};
 
 /// Asked of the kernel, which may grant less: a socket must hold the frames that arrive together. This is enough
-/// for [`receive_buffer`]'s share of 3840x2160 rgb8.
+/// for `receive_buffer`'s share of 3840x2160 rgb8.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 /// Asked of the kernel for sending.
 pub(super) const SEND_BUFFER: usize = 16 << 20;
