@@ -176,7 +176,7 @@ fn is_summary(mut records: &[u8]) -> bool {
         }
         records = next;
     }
-    true
+    records.is_empty()
 }
 
 /// What follows `count` texts, each behind its length; `None` where one is longer than what is there.
