@@ -67,6 +67,13 @@ pub struct CompressedImage {
     pub data: Vec<u8>,
 }
 
+impl CompressedImage {
+    /// `format` of a JPEG of rgb8, as image_transport calls it.
+    pub const JPEG_OF_RGB8: &str = "rgb8; jpeg compressed bgr8";
+    /// `format` of a PNG of one channel; the trailing space is part of image_transport's name.
+    pub const PNG_OF_MONO8: &str = "mono8; png compressed ";
+}
+
 /// `ood_segmentation/FrameStatus`, one per camera frame; `msg/FrameStatus.msg` documents each field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "msg/FrameStatus.msg documents every field, once")]
@@ -117,7 +124,7 @@ pub const FRAME_STATUS_DEFINITION: Definition = Definition {
         "MSG: builtin_interfaces/Time\n",
         "int32 sec\nuint32 nanosec\n",
     ),
-    hash: "",
+    hash: "RIHS01_46a2f248c7caa82fb4cf7c0fc1f22d63b17f8f3ee3ec1fcf5b96a6d7779ad395",
 };
 
 impl FrameStatus {
@@ -157,6 +164,13 @@ pub struct CameraInfo {
 }
 
 impl CameraInfo {
+    /// The calibration beside a picture of `height` and `width` with this header.
+    #[must_use]
+    pub fn beside(&self, header: &Header, size: (usize, usize)) -> Self {
+        let [height, width] = [size.0, size.1].map(|side| u32::try_from(side).unwrap_or(u32::MAX));
+        Self { header: header.clone(), ..self.scaled(width, height) }
+    }
+
     /// The calibration of the same picture at `width x height`, as image_proc scales it: focal lengths,
     /// principal point and baseline by the ratio of the sizes, distortion unchanged.
     ///
@@ -268,17 +282,24 @@ pub const CAMERA_INFO: Definition = Definition {
 /// discovery; of a service's request or response that of the service. `None` for types that no topic or
 /// service of ours has.
 pub fn type_hash(type_name: &str) -> Option<&'static str> {
-    let defined =
-        [IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, LABEL_INFO, DETECTIONS, IMAGE_MARKER].into_iter();
-    let known = defined.map(|definition| (definition.type_name, definition.hash)).chain(HASHES);
+    let defined = [
+        IMAGE,
+        COMPRESSED_IMAGE,
+        CAMERA_INFO,
+        LABEL_INFO,
+        DETECTIONS,
+        IMAGE_MARKER,
+        FRAME_STATUS_DEFINITION,
+    ];
+    let known =
+        defined.into_iter().map(|definition| (definition.type_name, definition.hash)).chain(HASHES);
     let service = |end| type_name.strip_suffix(end).filter(|name| name.contains("/srv/"));
     let type_name = service("_Request").or_else(|| service("_Response")).unwrap_or(type_name);
     known.chain(service::HASHES).find_map(|(name, hash)| (name == type_name).then_some(hash))
 }
 
 /// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.
-const HASHES: [(&str, &str); 9] = [
-    (FRAME_STATUS, "RIHS01_46a2f248c7caa82fb4cf7c0fc1f22d63b17f8f3ee3ec1fcf5b96a6d7779ad395"),
+const HASHES: [(&str, &str); 8] = [
     (DIAGNOSTIC_ARRAY, "RIHS01_5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"),
     (DIAGNOSTIC_STATUS, "RIHS01_b0e3e692ea2d54a8af2f4ef1930e81556a2db55216b771f8a7d2724ed47bf0e4"),
     (FLOAT64_STAMPED, "RIHS01_588b194ed7eddc089b6ca098eb093e92f29bdad96ebd906fc9282816335942eb"),

@@ -2,10 +2,11 @@
 //!
 //! Reliable and latched, so that a reader that misses it for half a second may take the node for dead.
 
-use ros2_client::{Publisher, WriteError};
+use ros2_client::Publisher;
 
 use super::args::Names;
 use super::context::Participant;
+use super::monitor::warn;
 use crate::Result;
 use crate::msg::{DIAGNOSTIC_STATUS, DiagnosticStatus, DiagnosticStatus as Level, KeyValue};
 
@@ -77,10 +78,7 @@ impl Heartbeat {
                 pair("run_id", self.run_id.to_string()),
             ],
         };
-        match self.publisher.publish(message) {
-            Ok(()) | Err(WriteError::WouldBlock { .. }) => {} // the next one comes in 100 ms
-            Err(error) => log::warn!("{}: {error}", self.topic),
-        }
+        warn(&self.topic, self.publisher.publish(message));
     }
 }
 

@@ -4,7 +4,6 @@
 //! sends nothing keeps it from speaking.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::diagnostics::{Health, Input, Transport, processing_ms};
 use super::drops::Drops;
 use super::graph::Graph;
 use super::heartbeat::Heartbeat;
-use super::raw::failed;
+use super::raw::{failed, receive_buffer_limit};
 use super::recorder::Recording;
 use super::rosout::Line;
 use crate::msg::{
@@ -231,17 +230,17 @@ impl Speaker {
         let new = unserved.iter().filter(|sentence| !self.unserved.contains(sentence));
         new.for_each(|sentence| log::warn!("{sentence}"));
         self.unserved.clone_from(&unserved);
-        let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
         Transport {
             unserved,
-            buffer_limit: limit.trim().parse().unwrap_or(u64::MAX),
+            buffer_limit: receive_buffer_limit().map_or(u64::MAX, |bytes| bytes as u64),
             kernel_drops: self.drops.count(),
             lost_lines: self.lost_lines,
         }
     }
 }
 
-fn warn<M>(topic: &str, written: Result<(), ros2_client::WriteError<M>>) {
+/// Says why a message was not written, unless the next one makes up for it.
+pub(super) fn warn<M>(topic: &str, written: Result<(), ros2_client::WriteError<M>>) {
     match written {
         // A reader that stopped acknowledging; the next message is the one that counts.
         Ok(()) | Err(ros2_client::WriteError::WouldBlock { .. }) => {}

@@ -23,7 +23,7 @@ use super::namesake::Namesake;
 use super::operating;
 use super::params::{Services, Settings};
 use super::publish::Outputs;
-use super::raw::RECEIVE_BUFFER;
+use super::raw::{RECEIVE_BUFFER, receive_buffer_limit};
 use super::recorder::Recorder;
 use super::rosout::Line;
 use super::stamps::{Rules, Stamps};
@@ -554,8 +554,7 @@ fn check_receive_buffer(transport: Transport) {
     if transport == Transport::Compressed {
         return;
     }
-    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
-    let Ok(bytes) = limit.trim().parse::<usize>() else { return };
+    let Some(bytes) = receive_buffer_limit() else { return };
     if bytes < RECEIVE_BUFFER {
         log::warn!(
             "net.core.rmem_max is {bytes}: raw images above about {} kB may be lost; \

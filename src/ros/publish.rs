@@ -71,9 +71,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The names of the classes come this often to readers that do not ask for what was sent before.
 const REMIND: Duration = Duration::from_secs(5);
 
-/// What image_transport calls a PNG of one channel; the trailing space is part of it.
-const PNG_OF_MONO8: &str = "mono8; png compressed ";
-
 impl Outputs {
     /// Joins DDS under the node's name and offers the topics of every camera.
     ///
@@ -201,9 +198,7 @@ impl Outputs {
         let size = (height, width);
         let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
         if let Some(calibration) = calibration {
-            let [width, height] = [width, height].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-            let scaled = calibration.scaled(width, height);
-            let info = CameraInfo { header: header.clone(), ..scaled };
+            let info = calibration.beside(&header, size);
             let outputs = [&camera.semantic_info, &camera.ood_info];
             for output in outputs.into_iter().filter(|output| self.reads(output)) {
                 output.publish(info.clone());
@@ -218,7 +213,7 @@ impl Outputs {
         for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))]
         {
             let Some(plane) = plane else { continue };
-            self.pair(pair, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
+            self.pair(pair, || image("mono8", plane.clone()), CompressedImage::PNG_OF_MONO8, png)?;
         }
         if let Some(confidence) = prediction.confidence {
             camera.confidence.publish(image("mono8", confidence));
@@ -228,14 +223,19 @@ impl Outputs {
             camera.score.publish(image("32FC1", bytes));
         }
         if let Some(plane) = prediction.probability {
-            self.pair(&camera.probability, || image("mono8", plane.clone()), PNG_OF_MONO8, png)?;
+            self.pair(
+                &camera.probability,
+                || image("mono8", plane.clone()),
+                CompressedImage::PNG_OF_MONO8,
+                png,
+            )?;
         }
         if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
             let mixed =
                 overlay(&rgb, width, &classes, ood_mask, (&self.classes, self.overlay_alpha));
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
             let mixed = || image("rgb8", mixed.clone());
-            self.pair(&camera.overlay, mixed, "rgb8; jpeg compressed bgr8", jpeg)?;
+            self.pair(&camera.overlay, mixed, CompressedImage::JPEG_OF_RGB8, jpeg)?;
         }
         Ok(checks)
     }

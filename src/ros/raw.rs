@@ -33,6 +33,11 @@ const DEPTH: i32 = 10;
 /// How long a reliable write waits for room before its sample is given up.
 const MAX_BLOCKING: Duration = Duration::from_millis(100);
 
+/// What the kernel grants a socket at most, bytes; `None` where it does not say.
+pub fn receive_buffer_limit() -> Option<usize> {
+    std::fs::read_to_string("/proc/sys/net/core/rmem_max").ok()?.trim().parse().ok()
+}
+
 /// What to ask of the kernel for a socket that has received frames of so many bytes: two and a half of them,
 /// since the kernel counts more than the payload, and room for smaller ones is free.
 pub(super) fn receive_buffer(frame: usize) -> usize {

@@ -42,12 +42,14 @@ impl Interfaces {
         let more = !now.addresses.is_subset(&self.last.addresses)
             || !now.routes.is_subset(&self.last.routes);
         let moved = !now.addresses.is_empty() && now.addresses.is_disjoint(&self.joined.addresses);
-        let addresses = now.addresses.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         self.last = now;
-        match (moved, more) {
-            (true, _) => Change::Moved(addresses),
-            (false, true) => Change::New,
-            (false, false) => Change::None,
+        if moved {
+            let addresses = self.last.addresses.iter().map(String::as_str);
+            Change::Moved(addresses.collect::<Vec<_>>().join(", "))
+        } else if more {
+            Change::New
+        } else {
+            Change::None
         }
     }
 }

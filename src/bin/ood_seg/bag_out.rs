@@ -160,9 +160,7 @@ impl At<'_> {
     }
 
     fn calibration(&mut self, info: &CameraInfo, prediction: &Prediction) -> Result<()> {
-        let size = [prediction.width, prediction.height];
-        let [width, height] = size.map(|side| u32::try_from(side).unwrap_or(u32::MAX));
-        let info = CameraInfo { header: self.header.clone(), ..info.scaled(width, height) };
+        let info = info.beside(&self.header, (prediction.height, prediction.width));
         let own = self.out.pictures.map(|_| "camera_info"); // of the picture
         for name in ["semantic/camera_info", "ood/camera_info"].into_iter().chain(own) {
             self.write(name, &CAMERA_INFO, &info)?;
@@ -173,7 +171,7 @@ impl At<'_> {
     fn picture(&mut self, prediction: &Prediction) -> Result<()> {
         let (Some(rgb), Some(_)) = (&prediction.rgb, self.out.pictures) else { return Ok(()) };
         let data = encode_jpeg(prediction.height, prediction.width, rgb, JPEG_QUALITY)?;
-        let format = "rgb8; jpeg compressed bgr8".to_owned();
+        let format = CompressedImage::JPEG_OF_RGB8.to_owned();
         let picture = CompressedImage { header: self.header.clone(), format, data };
         self.write("image_raw/compressed", &COMPRESSED_IMAGE, &picture)
     }

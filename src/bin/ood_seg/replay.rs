@@ -141,7 +141,9 @@ fn tracks(
             times: None,
         });
     }
-    if let Some(warning) = receive_buffer_limit().and_then(|limit| small_buffers(&large, limit)) {
+    if let Some(warning) =
+        raw::receive_buffer_limit().and_then(|limit| small_buffers(&large, limit))
+    {
         eprintln!("{warning}");
     }
     Ok(tracks)
@@ -165,11 +167,6 @@ fn offer(topic: &Topic, size: usize, per_second: f64) -> Qos {
         transient_local: recorded.transient_local,
         samples: i32::try_from(HELD / size.max(1)).unwrap_or(i32::MAX).clamp(2, 1024),
     }
-}
-
-/// What the kernel grants a socket at most, bytes; `None` where it does not say.
-fn receive_buffer_limit() -> Option<usize> {
-    std::fs::read_to_string("/proc/sys/net/core/rmem_max").ok()?.trim().parse().ok()
 }
 
 /// The warning when these messages (topic, bytes) do not fit a receive buffer of `limit` bytes.

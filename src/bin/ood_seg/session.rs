@@ -267,7 +267,7 @@ pub(crate) fn jpeg(image: &Image, rgb: &[u8]) -> Result<CompressedImage> {
     for quality in [90, 75, 50, 25] {
         let data = encode_jpeg(h, w, rgb, quality)?;
         if data.len() <= MAX_JPEG {
-            let format = "rgb8; jpeg compressed bgr8".into();
+            let format = CompressedImage::JPEG_OF_RGB8.into();
             return Ok(CompressedImage { header: image.header.clone(), format, data });
         }
     }

@@ -94,7 +94,7 @@ impl Recording {
             return encoded(path, &Image::packed(header, (height, width), "rgb8", frame.rgb));
         }
         let data = encode_jpeg(height, width, &frame.rgb, 90)?;
-        let format = "rgb8; jpeg compressed bgr8".into();
+        let format = CompressedImage::JPEG_OF_RGB8.into();
         encoded(path, &CompressedImage { header, format, data })
     }
 }

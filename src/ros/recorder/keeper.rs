@@ -13,7 +13,7 @@ use super::{Frame, Recording};
 use crate::bag::{BagWriter, TopicId};
 use crate::config::{ClassTable, NodeConfig};
 use crate::image::{Image, encode_jpeg, encode_png};
-use crate::msg::{CameraInfo, CompressedImage, FrameStatus, Header, LabelInfo};
+use crate::msg::{CompressedImage, FrameStatus, Header, LabelInfo};
 use crate::ros::args::Names;
 use crate::{Result, msg, obstacle};
 
@@ -81,7 +81,7 @@ impl Keeper {
         if let Some(Ok(data)) =
             prediction.rgb.as_ref().map(|rgb| encode_jpeg(size.0, size.1, rgb, self.jpeg_quality))
         {
-            self.compressed(camera, Output::Picture, header, ("rgb8; jpeg compressed bgr8", data));
+            self.compressed(camera, Output::Picture, header, (CompressedImage::JPEG_OF_RGB8, data));
         }
         let planes = [
             (Output::Semantic, Some(&prediction.classes)),
@@ -92,7 +92,7 @@ impl Keeper {
         for (output, plane) in planes {
             let Some(plane) = plane.filter(|plane| !plane.is_empty()) else { continue };
             if let Ok(data) = encode_png(size.0, size.1, plane) {
-                self.compressed(camera, output, header, ("mono8; png compressed ", data));
+                self.compressed(camera, output, header, (CompressedImage::PNG_OF_MONO8, data));
             }
         }
         if let Some(score) = &prediction.score {
@@ -106,9 +106,7 @@ impl Keeper {
             self.keep(camera, Output::Outlines, &outlines);
         }
         if let Some(calibration) = calibration {
-            let [height, width] = [size.0, size.1].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-            let scaled = calibration.scaled(width, height);
-            let info = CameraInfo { header: header.clone(), ..scaled };
+            let info = calibration.beside(header, size);
             for output in [Output::PictureInfo, Output::SemanticInfo, Output::OodInfo] {
                 self.keep(camera, output, &info);
             }
