@@ -58,7 +58,8 @@ pub fn prepare(
     Ok((stage, plan, thinned(frames, run.validation_frames)))
 }
 
-/// Mean intersection over union on pictures at their native size, by the published sliding window.
+/// Mean intersection over union on pictures at their native size, by the published sliding window;
+/// NaN where a logit is, as of a run that is about to end for its loss.
 ///
 /// # Errors
 /// A picture that cannot be read, or a label outside the classes.
@@ -68,6 +69,9 @@ pub fn mean_iou(model: &Model, frames: &[Pair]) -> Result<f64> {
         let sample = pair.read()?;
         let x = preprocess::normalise(&super::picture(&sample, model.device()));
         let logits = window::segment(model, &[x], window::Plan::Paper, 1).remove(0).logits;
+        if logits.isfinite().all().int64_value(&[]) == 0 {
+            return Ok(f64::NAN);
+        }
         let classes = classes(&logits).flatten(0, -1);
         let classes = Vec::try_from(classes.to_device(Device::Cpu)).map_err(super::torch)?;
         confusion.add(&classes, &sample.labels).map_err(|label| {
