@@ -107,6 +107,38 @@ fn masks_to_fast_dds(binary: &Path, domain: u16, length: usize) -> usize {
 }
 
 #[test]
+fn a_reliable_camera_of_fast_dds_is_not_asked_for_what_it_is_sending() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(binary) = peers::fast_dds(folder.path()) else { return };
+    // Fast DDS puts a heartbeat after each of the 32 fragments of such a picture.
+    let message = folder.path().join("message");
+    std::fs::write(&message, payload(7, 1920 * 1080)).unwrap();
+    mostly_whole("Fast DDS, reliable, 30 Hz", || reliable_pictures(&binary, 69, &message));
+}
+
+/// How many of 45 pictures that a reliable Fast DDS writer sends at 30 Hz come.
+fn reliable_pictures(binary: &Path, domain: u16, message: &Path) -> usize {
+    let here = Participant::new(domain).unwrap();
+    let qos = Qos { reliable: true, transient_local: false, samples: 1 };
+    let reader = here.reader("/camera", IMAGE, qos).unwrap();
+    let mut camera = Command::new(binary)
+        .args(["send", &domain.to_string(), "reliable", "30", "1.5"])
+        .args([message, Path::new("/camera")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut whole, mut patience) = (0, PATIENCE);
+    while let Some(sample) = reader.next(patience).unwrap() {
+        assert!(sample.data[12..] == payload(7, 1920 * 1080)[12..], "torn"); // a stamp is before it
+        (whole, patience) = (whole + 1, Duration::from_secs(1));
+    }
+    drop(camera.stdin.take());
+    assert!(camera.wait().unwrap().success());
+    whole
+}
+
+#[test]
 fn a_reader_that_was_away_finds_the_newest_sample_only() {
     let (here, there) = (Participant::new(61).unwrap(), Participant::new(61).unwrap());
     let qos = Qos { reliable: true, ..BEST_EFFORT };
