@@ -5,6 +5,7 @@
 
 mod codec;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::msg::Header;
@@ -26,14 +27,20 @@ pub struct Image {
     pub is_bigendian: u8,
     /// Bytes from one row to the next, at least `width` pixels' worth.
     pub step: u32,
-    /// `height * step` bytes; for `nv12` half as much again, the chroma rows below the luma rows.
-    #[serde(with = "serde_bytes")]
-    pub data: Vec<u8>,
+    /// `height * step` bytes; for `nv12` half as much again, the chroma rows below the luma rows. Counted, so
+    /// that those of a message are the ones that DDS received.
+    pub data: Bytes,
 }
 
 impl Image {
     /// An image of `(height, width)` pixels without row padding.
-    pub fn packed(header: Header, size: (usize, usize), encoding: &str, data: Vec<u8>) -> Self {
+    pub fn packed(
+        header: Header,
+        size: (usize, usize),
+        encoding: &str,
+        data: impl Into<Bytes>,
+    ) -> Self {
+        let data = data.into();
         let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self {
             header,
@@ -336,7 +343,7 @@ mod tests {
 
     fn image(encoding: &str, width: u32, height: u32, step: u32, bytes: usize) -> Image {
         let (encoding, data) = (encoding.into(), vec![0; bytes]);
-        Image { height, width, encoding, step, data, ..Image::default() }
+        Image { height, width, encoding, step, data: data.into(), ..Image::default() }
     }
 
     fn reason(image: &Image) -> &'static str {

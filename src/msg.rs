@@ -416,7 +416,15 @@ mod tests {
     fn image() -> Image {
         let data = vec![0, 1, 2, 3, 4, 5];
         let encoding = "mono8".to_string();
-        Image { header: header(), height: 2, width: 3, encoding, is_bigendian: 0, step: 3, data }
+        Image {
+            header: header(),
+            height: 2,
+            width: 3,
+            encoding,
+            is_bigendian: 0,
+            step: 3,
+            data: data.into(),
+        }
     }
 
     fn camera_info() -> CameraInfo {

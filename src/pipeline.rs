@@ -653,7 +653,8 @@ mod tests {
             places.flat_map(|(y, x)| pixel(200 * y + x)).collect()
         };
         let data = turned(&|i| upright.data[3 * i..3 * i + 3].to_vec());
-        let image = Image { height: 200, width: 150, step: 450, data, ..upright.clone() };
+        let image =
+            Image { height: 200, width: 150, step: 450, data: data.into(), ..upright.clone() };
         let view = View { rotation: Rotation::from_degrees(270).unwrap(), ..View::default() };
         let got = pipeline.run_batch(&[(&image, &view, ALL)]).remove(0).unwrap();
         assert_eq!((got.height, got.width), (200, 150));

@@ -114,7 +114,7 @@ mod tests {
     /// The pixels `R G B R G B ..` of rows of `step` bytes.
     fn pixels(encoding: &str, width: u32, height: u32, step: u32, data: &[u8]) -> Vec<u8> {
         let (encoding, data) = (encoding.into(), data.to_vec());
-        let image = Image { height, width, encoding, step, data, ..Image::default() };
+        let image = Image { height, width, encoding, step, data: data.into(), ..Image::default() };
         let encoding = image.validate(&Limits::default()).unwrap();
         let rgb = to_rgb(&image, encoding, Device::Cpu).unwrap();
         assert_eq!(rgb.size(), [3, i64::from(height), i64::from(width)]);
@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn another_images_encoding_is_refused_not_read_beyond_the_data() {
-        let image = Image { height: 2, width: 4, step: 4, data: vec![0; 8], ..Image::default() };
+        let image =
+            Image { height: 2, width: 4, step: 4, data: vec![0; 8].into(), ..Image::default() };
         assert!(to_rgb(&image, Encoding::Nv12, Device::Cpu).is_err());
     }
 

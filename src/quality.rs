@@ -408,12 +408,13 @@ mod tests {
                 let rows = usize::try_from(encoding.rows(height)).unwrap();
                 let (encoding, step) = (name.into(), u32::try_from(step).unwrap());
                 let data = vec![90; rows * step as usize];
-                let mut image = Image { height, width, encoding, step, data, ..Image::default() };
+                let mut image =
+                    Image { height, width, encoding, step, data: data.into(), ..Image::default() };
                 let (limits, now) = (Limits::default(), Instant::now());
                 let look =
                     |image: &Image| Monitor::default().look(image, &limits, &thresholds(), now);
                 assert!((look(&image).unwrap().mean - 90.0).abs() < 1e-3, "{name}");
-                image.data.pop();
+                image.data.truncate(image.data.len() - 1);
                 assert_eq!(look(&image), None, "{name}");
             }
         }

@@ -94,7 +94,7 @@ fn frame(index: i32) -> Image {
     let (h, w) = (SIZE.0 as usize, SIZE.1 as usize);
     let header =
         Header { stamp: Stamp { sec: index, nanosec: 7 }, frame_id: "front_optical".into() };
-    let data = (0..h * w).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let data: Vec<u8> = (0..h * w).map(|at| u8::try_from(at % 251).unwrap()).collect();
     Image::packed(header, (h, w), "mono8", data)
 }
 

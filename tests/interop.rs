@@ -287,7 +287,7 @@ fn every_encoding_gives_the_masks_of_the_offline_tool_to_another_dds() {
     for (stamp, image) in &pictures {
         peer.tell(&publish(folder, *stamp, image));
         let seen = outputs_of(&peer, *stamp, "front_optical", "/front/");
-        let find = |name: &str| expected.get(&(*stamp, name.to_owned())).map(|i| i.data.clone());
+        let find = |name: &str| expected.get(&(*stamp, name.to_owned())).map(|i| i.data.to_vec());
         check(&seen, |name| Some(find(name).unwrap()));
         scores.entry(bytes(&seen["ood/score"])).or_default().push(&image.encoding);
     }
@@ -362,7 +362,7 @@ fn jpeg_and_png_give_the_masks_of_the_offline_tool_to_another_dds() {
         let seen = outputs_of(&peer, stamp, "rear_optical", "/rear/");
         let stem = file.file_stem().unwrap().to_str().unwrap();
         let path = |end: &str| out.join(format!("{stem}{end}"));
-        let png = |end| Some(Image::read_file(&path(end), &Limits::default()).unwrap().data);
+        let png = |end| Some(Image::read_file(&path(end), &Limits::default()).unwrap().data.into());
         check(&seen, |name| match name {
             "semantic/image" => png("_labels.png"),
             "ood/image" => png("_ood.png"),

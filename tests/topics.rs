@@ -173,7 +173,7 @@ fn offline(folder: &Path, weights: &Path, threshold: f32) -> Vec<u8> {
         .output()
         .unwrap();
     assert!(segment.status.success(), "{}", String::from_utf8_lossy(&segment.stderr));
-    Image::read_file(&out.join("blocks_ood.png"), &Limits::default()).unwrap().data
+    Image::read_file(&out.join("blocks_ood.png"), &Limits::default()).unwrap().data.into()
 }
 
 fn grey(topic: &str, (height, width): (usize, usize), stamp: [i64; 2]) -> Value {

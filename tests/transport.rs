@@ -4,6 +4,7 @@
 
 mod peers;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,11 @@ use futures::StreamExt;
 use ood_segmentation::ros::raw::{ByteOrder, Participant, Qos};
 use peers::{Node, PATIENCE, Peer};
 use ros2_client::dds::rustdds;
-use rustdds::no_key::{DataWriterCdr, SimpleDataReaderCdr};
+use rustdds::RepresentationIdentifier;
+use rustdds::no_key::{
+    DataWriterCdr, Decode, DefaultDecoder, DeserializerAdapter, SimpleDataReader,
+    SimpleDataReaderCdr,
+};
 use rustdds::policy::{History, Reliability};
 use serde_json::{Value, json};
 
@@ -197,6 +202,63 @@ fn a_long_sample_with_inline_qos_arrives_whole() {
         None
     });
     assert!(received.is_some_and(|found| found == reply), "it did not come whole");
+}
+
+/// Says of a payload whether its last part was shared.
+struct Shares;
+
+impl DeserializerAdapter<bool> for Shares {
+    type Error = Infallible;
+    type Decoded = bool;
+
+    fn supported_encodings() -> &'static [RepresentationIdentifier] {
+        &[RepresentationIdentifier::CDR_LE]
+    }
+
+    fn transform_decoded(decoded: bool) -> bool {
+        decoded
+    }
+}
+
+impl DefaultDecoder<bool> for Shares {
+    type Decoder = Looks;
+    const DECODER: Looks = Looks;
+}
+
+#[derive(Clone)]
+struct Looks;
+
+impl Decode<'_, bool> for Looks {
+    type Error = Infallible;
+
+    fn decode_bytes(self, body: &[u8], _: RepresentationIdentifier) -> Result<bool, Infallible> {
+        let (part, alien) = (&body[1..], [7u8; 3]);
+        let shared = rustdds::share(part);
+        assert!(shared == part && rustdds::share(&alien) == alien[..]);
+        Ok(shared.as_ptr() == part.as_ptr())
+    }
+}
+
+#[test]
+fn a_decoder_shares_the_payload_that_came() {
+    let here = Participant::new(70).unwrap();
+    let participant = rustdds::DomainParticipant::new(70).unwrap();
+    let qos = rustdds::QosPolicyBuilder::new().build();
+    let name = "sensor_msgs::msg::dds_::Image_".into();
+    let topic = participant
+        .create_topic("rt/shared".into(), name, &qos, rustdds::TopicKind::NoKey)
+        .unwrap();
+    let subscriber = participant.create_subscriber(&qos).unwrap();
+    let reader: SimpleDataReader<bool, Shares> =
+        subscriber.create_simple_datareader_no_key(&topic, None).unwrap();
+    let mut writer = here.writer("/shared", IMAGE, BEST_EFFORT, ByteOrder::Little).unwrap();
+    assert!(writer.wait_matched(PATIENCE));
+    for length in [100, 100_000] {
+        assert!(writer.write(payload(9, length)).unwrap());
+        let mut samples = std::pin::pin!(reader.as_async_stream());
+        let sample = smol::block_on(async { samples.next().await }).unwrap().unwrap();
+        assert!(sample.into_value(), "{length} bytes were copied");
+    }
 }
 
 #[test]

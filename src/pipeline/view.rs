@@ -125,7 +125,7 @@ impl EgoMask {
             let problem = "no black pixel, expected black wherever the vehicle is not";
             return Err(Error::bad_file(path, problem));
         }
-        Ok(Self { height: height as usize, width: width as usize, pixels: data })
+        Ok(Self { height: height as usize, width: width as usize, pixels: data.into() })
     }
 
     /// Refuses a mask made for pictures of another size.

@@ -91,13 +91,12 @@ impl Payload {
     }
 }
 
-/// A running camera: its slot, its calibrations, and the way back for buffers that were read.
+/// A running camera: its slot and its calibrations.
 #[derive(Debug)]
 pub(crate) struct Camera {
     pub(crate) slot: Receiver<Frame>,
     /// The newest [`CALIBRATIONS`], in the order they came.
     pub(crate) calibrations: Receiver<CameraInfo>,
-    buffers: Sender<Vec<u8>>,
     silence_ms: Slot<u32>,
     thread: JoinHandle<()>,
 }
@@ -130,7 +129,6 @@ impl Camera {
     ) -> Result<Self> {
         let raw = format!("{name}/image_raw");
         let (slot, reader) = slot();
-        let (buffers, recycled) = bounded(2);
         let (calibrations, unread) = bounded(CALIBRATIONS);
         let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
         let (silence_ms, new_silence_ms) = self::slot();
@@ -147,8 +145,6 @@ impl Camera {
             reliability: config.reliability,
             max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
             slot,
-            buffers: buffers.clone(),
-            recycled,
             calibrations: (calibrations, unread.clone()),
             sequence: 0,
             dropped: 0,
@@ -174,18 +170,12 @@ impl Camera {
             what: format!("thread of camera {name}"),
             problem: error.to_string(),
         })?;
-        Ok(Self { slot: reader, calibrations: unread, buffers, silence_ms, thread })
+        Ok(Self { slot: reader, calibrations: unread, silence_ms, thread })
     }
 
     /// Changes how long a silence is taken for the end of the connection.
     pub(crate) fn set_silence_ms(&mut self, silence_ms: u32) {
         self.silence_ms.put(|_unread| silence_ms);
-    }
-
-    /// Hands a buffer back to be filled again.
-    pub(crate) fn recycle(&self, buffer: Vec<u8>) {
-        // Full or gone: the allocator takes it.
-        drop(self.buffers.try_send(buffer));
     }
 
     /// Waits for the thread's end, which follows the closing of `stop`.
@@ -222,8 +212,6 @@ struct Ingest {
     reliability: Reliability,
     max_bytes: usize,
     slot: Slot<Frame>,
-    buffers: Sender<Vec<u8>>,
-    recycled: Receiver<Vec<u8>>,
     links: Links,
     pulse: Pulse,
     /// Of those that the supervisor asked for, the last that was seen to.
@@ -316,14 +304,10 @@ impl Ingest {
     ) -> Result<Option<Source>> {
         let (topic, kind) = match source.compressed {
             true => (&self.compressed, ImageKind::Compressed),
-            false => (&self.raw, ImageKind::Raw(self.seed())),
+            false => (&self.raw, ImageKind::Raw(ImageSeed { max_bytes: self.max_bytes })),
         };
         let images = participant.images(topic, kind, source.reliable)?;
         self.drain(participant, source, infos, images).await
-    }
-
-    fn seed(&self) -> ImageSeed {
-        ImageSeed { recycled: self.recycled.clone(), max_bytes: self.max_bytes }
     }
 
     async fn drain(
@@ -434,14 +418,7 @@ impl Ingest {
         drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
-    /// The buffer of a message that goes no further.
-    fn keep_buffer(&self, payload: Payload) {
-        if let Payload::Raw(image) = payload {
-            drop(self.buffers.try_send(image.data)); // full: the allocator takes it
-        }
-    }
-
-    /// Of a message of the publisher that is read, its payload; of another's, its buffer.
+    /// Takes the message of the publisher that is read; another's goes no further.
     fn take(&mut self, Arrival { payload, sender }: Arrival) {
         let is_read = sender.is_none_or(|(writer, number)| {
             self.lost += self.gaps.after(writer, number);
@@ -449,8 +426,6 @@ impl Ingest {
         });
         if is_read {
             self.put(payload);
-        } else {
-            self.keep_buffer(payload);
         }
     }
 
@@ -463,14 +438,10 @@ impl Ingest {
         self.sequence += 1;
         if !self.rate.admits(received) {
             self.limited += 1;
-            self.keep_buffer(payload);
             return;
         }
         self.slot.put(|unread| {
             self.dropped += u64::from(unread.is_some());
-            if let Some(Frame { payload: Payload::Raw(image), .. }) = unread {
-                drop(self.buffers.try_send(image.data)); // full: the allocator takes it
-            }
             let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);
             Frame { sequence, dropped, limited, received, payload }
         });

@@ -391,7 +391,6 @@ impl Node {
             let stamp = image.header.stamp;
             let unfamiliarity = prediction.as_ref().ok().and_then(|seen| seen.unfamiliarity);
             self.tell(camera, quality, unfamiliarity, &mut status);
-            self.cameras[camera].recycle(image.data);
             let published = prediction.and_then(|prediction| {
                 note(&mut status, &prediction, shared);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));

@@ -1,14 +1,14 @@
-//! From the CDR of an image to its fields, with one copy of the pixels.
+//! From the CDR of an image to its fields, without a copy of the pixels.
 
-use crossbeam_channel::Receiver;
+use bytes::Bytes;
+use ros2_client::dds::rustdds;
 use serde::de;
 
 use crate::image::Image;
 
-/// Decodes `sensor_msgs/Image` with its pixels copied once, into a buffer that was used before.
+/// Decodes `sensor_msgs/Image`, whose pixels stay in the message that DDS received.
 #[derive(Clone)]
 pub(crate) struct ImageSeed {
-    pub(crate) recycled: Receiver<Vec<u8>>,
     pub(crate) max_bytes: usize,
 }
 
@@ -33,46 +33,42 @@ impl<'de> de::Visitor<'de> for ImageSeed {
         ) -> Result<T, A::Error> {
             fields.next_element()?.ok_or_else(|| de::Error::custom("the message ends early"))
         }
-        let mut image = Image {
+        Ok(Image {
             header: next(&mut fields)?,
             height: next(&mut fields)?,
             width: next(&mut fields)?,
             encoding: next(&mut fields)?,
             is_bigendian: next(&mut fields)?,
             step: next(&mut fields)?,
-            data: self.recycled.try_recv().unwrap_or_default(),
-        };
-        image.data.clear();
-        let filled = Pixels { into: &mut image.data, max_bytes: self.max_bytes };
-        fields.next_element_seed(filled)?.ok_or_else(|| de::Error::custom("no pixels"))?;
-        Ok(image)
+            data: fields
+                .next_element_seed(Pixels { max_bytes: self.max_bytes })?
+                .ok_or_else(|| de::Error::custom("no pixels"))?,
+        })
     }
 }
 
-/// Copies a byte sequence, at most `max_bytes` of it: an image that needs more is refused by its size.
-struct Pixels<'a> {
-    into: &'a mut Vec<u8>,
+/// Shares a byte sequence, at most `max_bytes` of it: an image that needs more is refused by its size.
+struct Pixels {
     max_bytes: usize,
 }
 
-impl<'de> de::DeserializeSeed<'de> for Pixels<'_> {
-    type Value = ();
+impl<'de> de::DeserializeSeed<'de> for Pixels {
+    type Value = Bytes;
 
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Bytes, D::Error> {
         deserializer.deserialize_bytes(self)
     }
 }
 
-impl<'de> de::Visitor<'de> for Pixels<'_> {
-    type Value = ();
+impl de::Visitor<'_> for Pixels {
+    type Value = Bytes;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a byte sequence")
     }
 
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
-        self.into.extend_from_slice(&bytes[..bytes.len().min(self.max_bytes)]);
-        Ok(())
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+        Ok(rustdds::share(&bytes[..bytes.len().min(self.max_bytes)]))
     }
 }
 
@@ -84,14 +80,10 @@ mod tests {
     use ros2_client::dds::rustdds::no_key::Decode;
     use ros2_client::dds::rustdds::serialization::CdrDeserializeSeedDecoder;
 
-    use crossbeam_channel::bounded;
-
     use super::*;
 
-    fn seeded(bytes: &[u8], recycled: &[u8], max_bytes: usize) -> Option<Image> {
-        let (buffers, receiver) = bounded(1);
-        buffers.send(recycled.to_vec()).unwrap();
-        let seed = ImageSeed { recycled: receiver, max_bytes };
+    fn seeded(bytes: &[u8], max_bytes: usize) -> Option<Image> {
+        let seed = ImageSeed { max_bytes };
         let decoder = CdrDeserializeSeedDecoder::new(seed, PhantomData::<()>);
         let body = &bytes[4..]; // after the encapsulation header
         decoder.decode_bytes(body, RepresentationIdentifier::CDR_LE).ok()
@@ -109,10 +101,10 @@ mod tests {
             ..Default::default()
         };
         let bytes = cdr::serialize::<_, _, cdr::CdrLe>(&image, cdr::Infinite).unwrap();
-        assert_eq!(seeded(&bytes, b"an older frame", 64), Some(image));
-        assert_eq!(seeded(&bytes, b"", 5).unwrap().data, [1, 2, 3, 4, 5]);
+        assert_eq!(seeded(&bytes, 64), Some(image));
+        assert_eq!(seeded(&bytes, 5).unwrap().data, [1u8, 2, 3, 4, 5][..]);
         for cut in 4..bytes.len() {
-            assert_eq!(seeded(&bytes[..cut], b"", 64), None, "cut at {cut}");
+            assert_eq!(seeded(&bytes[..cut], 64), None, "cut at {cut}");
         }
     }
 }

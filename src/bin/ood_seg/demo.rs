@@ -301,7 +301,8 @@ impl<'a> Demo<'a> {
     /// Keeps a plane, and draws the frame's sheet once all are there.
     fn add(&mut self, topic: usize, stamp: Stamp, picture: &CompressedImage) -> Result<()> {
         let Some(sheet) = self.sheets.get_mut(&stamp) else { return Ok(()) };
-        sheet.planes[topic] = Some(Image::from_compressed(picture, &Limits::default())?.data);
+        sheet.planes[topic] =
+            Some(Image::from_compressed(picture, &Limits::default())?.data.into());
         if sheet.planes.iter().any(Option::is_none) {
             return Ok(());
         }

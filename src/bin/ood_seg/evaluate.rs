@@ -261,5 +261,5 @@ fn rgb(picture: Image) -> Vec<u8> {
     if picture.encoding == "mono8" {
         return picture.data.iter().flat_map(|grey| [*grey; 3]).collect();
     }
-    picture.data
+    picture.data.into()
 }

@@ -96,7 +96,7 @@ impl Keeper {
             }
         }
         if let Some(score) = &prediction.score {
-            let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = score.iter().flat_map(|value| value.to_le_bytes()).collect();
             let score = Image::packed(header.clone(), size, "32FC1", bytes);
             self.keep(camera, Output::Score, &score);
         }
