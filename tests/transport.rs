@@ -22,6 +22,8 @@ use rustdds::policy::{History, Reliability};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "sensor_msgs/msg/Image";
+/// Bytes of a picture of 4000 x 3000 pixels.
+const LONG: usize = 12_000_000;
 const BEST_EFFORT: Qos = Qos { reliable: false, transient_local: false, samples: 1 };
 /// The kernel doubles it to the 212992 bytes that a socket has on a computer where nobody set anything.
 const STOCK: usize = 212_992 / 2;
@@ -115,19 +117,20 @@ fn masks_to_fast_dds(binary: &Path, domain: u16, length: usize) -> usize {
 fn a_reliable_camera_of_fast_dds_is_not_asked_for_what_it_is_sending() {
     let folder = tempfile::tempdir().unwrap();
     let Some(binary) = peers::fast_dds(folder.path()) else { return };
-    // Fast DDS puts a heartbeat after each of the 32 fragments of such a picture.
+    // Fast DDS puts a heartbeat after each of the 184 fragments of such a picture. It is more than sockets
+    // of the usual 4 MiB hold, so some of it does get lost, and comes when it is asked for once.
     let message = folder.path().join("message");
-    std::fs::write(&message, payload(7, 1920 * 1080)).unwrap();
-    mostly_whole("Fast DDS, reliable, 30 Hz", || reliable_pictures(&binary, 69, &message));
+    std::fs::write(&message, payload(7, LONG)).unwrap();
+    mostly_whole("reliable Fast DDS", || reliable_pictures(&binary, 69, &message));
 }
 
-/// How many of 45 pictures that a reliable Fast DDS writer sends at 30 Hz come.
+/// How many of 45 pictures that a reliable Fast DDS writer sends at 10 Hz come.
 fn reliable_pictures(binary: &Path, domain: u16, message: &Path) -> usize {
     let here = Participant::new(domain).unwrap();
     let qos = Qos { reliable: true, transient_local: false, samples: 1 };
     let reader = here.reader("/camera", IMAGE, qos).unwrap();
     let mut camera = Command::new(binary)
-        .args(["send", &domain.to_string(), "reliable", "30", "1.5"])
+        .args(["send", &domain.to_string(), "reliable", "10", "4.5"])
         .args([message, Path::new("/camera")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -135,7 +138,7 @@ fn reliable_pictures(binary: &Path, domain: u16, message: &Path) -> usize {
         .unwrap();
     let (mut whole, mut patience) = (0, PATIENCE);
     while let Some(sample) = reader.next(patience).unwrap() {
-        assert!(sample.data[12..] == payload(7, 1920 * 1080)[12..], "torn"); // a stamp is before it
+        assert!(sample.data[12..] == payload(7, LONG)[12..], "torn"); // a stamp is before it
         (whole, patience) = (whole + 1, Duration::from_secs(1));
     }
     drop(camera.stdin.take());
