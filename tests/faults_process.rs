@@ -113,8 +113,8 @@ fn row_80_ready_is_said_after_the_self_test_and_the_watchdog_is_fed() {
     while !said.last().unwrap().contains("READY=1") {
         said.push(next());
     }
-    assert!(said.iter().any(|text| text == "STATUS=self-test"), "{said:?}");
-    assert!(!said.iter().any(|text| text.contains("WATCHDOG")), "{said:?}");
+    let start = ["STATUS=reading the weights", "STATUS=self-test", "STATUS=joining DDS"];
+    assert!(said.len() == 4 && said[..3] == start, "{said:?}");
     let mut fed = Instant::now();
     for _ in 0..5 {
         assert_eq!(next(), "WATCHDOG=1");
@@ -201,7 +201,7 @@ fn row_83_a_hundred_sigterms_at_random_times() {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);
             random >> 33
         };
-        let domain = 124 + u16::try_from(seed % 4).unwrap();
+        let domain = 124 + u16::try_from(seed / 2).unwrap(); // two nodes of a name would end each other
         (0..25).map(|_| ended(domain, &weights, next())).collect::<Vec<_>>()
     };
     let mut took: Vec<Duration> = thread::scope(|scope| {

@@ -167,7 +167,7 @@ fn a_camera_that_was_frozen_for_longer_than_its_lease_is_heard_again() {
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     };
     signal("-STOP");
-    thread::sleep(Duration::from_secs(15));
+    thread::sleep(Duration::from_secs(25));
     while reader.lines.try_recv().is_ok() {}
     signal("-CONT");
     let resumed = Instant::now();

@@ -9,6 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::Phase;
 
+/// What is said of each phase.
+const PHASES: [(Phase, &str); 5] = [
+    (Phase::Loading, "STATUS=reading the weights"),
+    (Phase::Testing, "STATUS=self-test"),
+    (Phase::Joining, "STATUS=joining DDS"),
+    (Phase::Running, "READY=1\nSTATUS=running"),
+    (Phase::Stopping, "STOPPING=1\nSTATUS=stopping"),
+];
+
 /// The socket in `NOTIFY_SOCKET`.
 #[derive(Debug, Default)]
 pub(super) struct Notify {
@@ -39,17 +48,14 @@ impl Notify {
         Self { socket, every, ..Self::default() }
     }
 
-    /// Tells a new phase.
-    pub(super) fn phase(&mut self, phase: Phase) {
-        if self.phase.replace(phase) == Some(phase) {
-            return;
-        }
-        match phase {
-            Phase::Loading => self.send("STATUS=reading the weights"),
-            Phase::Testing => self.send("STATUS=self-test"),
-            Phase::Joining => self.send("STATUS=joining DDS"),
-            Phase::Running => self.send("READY=1\nSTATUS=running"),
-            Phase::Stopping => self.send("STOPPING=1\nSTATUS=stopping"),
+    /// Tells a new phase, after those that were over before anybody looked.
+    pub(super) fn phase(&mut self, now: Phase) {
+        let before = self.phase.replace(now);
+        for (phase, text) in PHASES {
+            let is_new = before.is_none_or(|before| before < phase) && phase <= now;
+            if is_new && (now != Phase::Stopping || phase == now) {
+                self.send(text);
+            }
         }
     }
 
