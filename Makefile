@@ -121,6 +121,7 @@ claim: demo-model ## the paper's table 2 on the drawn world: D-D and G-D, three 
 	      --scores $${run#*:} || exit 1; done; done
 	@$(call same_inliers,segmentor_g,claim/g-d_1)
 	@cp out/demo-model/segmentor_g/log.csv models/log/segmentor_g.csv
+	@for run in out/demo-model/claim/?-d_?/; do cp $$run/log.csv models/log/claim_$$(basename $$run).csv; done
 	@$(PYTHON) models/claim.py out/demo-model > models/log/claim.md && cat models/log/claim.md
 
 # ---- checks and measurements ------------------------------------------------------------------------
