@@ -11,7 +11,7 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model claim test faults soak golden parity bench bench-transport lint doc deny distributions fuzz sbom audit clean
+.PHONY: help setup build demo demo-model claim test faults soak golden parity bench bench-transport lint doc deny distributions fuzz sbom deb audit clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -181,6 +181,15 @@ SEED    ?= 0
 fuzz: setup ## every fuzz target for SECONDS=10 each, from fuzz/corpus (SEED=1 repeats); finds go into out/fuzz/
 	@RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/fuzz/coverage" $(CARGO) build --release --locked -p ood_segmentation-fuzz
 	@LIBTORCH="$${LIBTORCH:-$(VENV)/libtorch}" fuzz/run "$(SECONDS)" "$(SEED)" $(FUZZ)
+
+# The programs leave this machine: they name no folder of it as a place of libtorch (build.rs).
+CARGO_DEB := target/tools/bin/cargo-deb
+deb: setup ## a Debian package in target/debian/
+	@test -x $(CARGO_DEB) || { echo "set-up: cargo-deb 3.8.0 into target/tools, a few minutes"; \
+	  $(CARGO) install cargo-deb@3.8.0 --locked --quiet --root target/tools; } \
+	  || { echo "SKIP deb: cargo-deb is not installable here"; exit 0; }; \
+	LIB="$$(realpath "$${LIBTORCH:-$(VENV)/libtorch}")/lib"; \
+	OOD_SEGMENTATION_RELEASE=1 LD_LIBRARY_PATH="$$LIB$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" $(CARGO_DEB) --locked
 
 sbom: ## every dependency with version, licence and checksum: CycloneDX in out/sbom.json
 	@$(PYTHON) .ci/sbom.py out/sbom.json

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peers::{MemoryGroup, Node, PATIENCE, Peer, command, is_status, picture, weights};
+use peers::{MemoryGroup, Node, PATIENCE, Peer, command, is_status, lines, picture, weights};
 use serde_json::{Value, json};
 
 fn play(topic: &str, rate: u32) -> Value {
@@ -500,6 +500,45 @@ fn row_94_two_minutes_of_overload_and_bad_pictures_leave_memory_threads_and_file
         assert!(most - least <= 2.0, "{report}"); // a connection that comes and goes
     }
     assert!(report["memory_growth_percent"].as_f64().unwrap() < 2.0, "{report}");
+}
+
+/// Process id of the node of a running `ood_seg`.
+fn node_of(ood_seg: &Child) -> String {
+    let children = Command::new("pgrep").args(["-P", &ood_seg.id().to_string()]).output().unwrap();
+    String::from_utf8(children.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_soak_whose_node_is_killed_still_tells_what_it_measured_and_how_the_node_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut soak = Command::new(env!("CARGO_BIN_EXE_ood_seg"))
+        .args(["soak", "--minutes", "1", "--out", folder.path().to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = lines(soak.stderr.take().unwrap());
+    let next = || log.recv_timeout(3 * PATIENCE).unwrap(); // it draws its pictures first
+    while !next().contains("pictures a second") {}
+    let began = Instant::now();
+    let refused = std::iter::repeat_with(next).find(|line| line.contains("refused")).unwrap();
+    let node = node_of(&soak);
+    assert!(Command::new("kill").args(["-KILL", &node]).status().unwrap().success());
+    let complaint = log.iter().last().unwrap(); // until it ends
+    assert_eq!(soak.wait().unwrap().code(), Some(2), "{complaint}");
+    assert!(complaint.contains("the node ended at second "), "{complaint}");
+
+    let report = std::fs::read(folder.path().join("soak.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let early = &report["ended_early"];
+    let second = early["second"].as_f64().unwrap();
+    assert!(second > 0.0 && second <= began.elapsed().as_secs_f64() + 0.5, "{report}");
+    assert_eq!((&early["signal"], &early["exit_code"]), (&json!(9), &Value::Null), "{report}");
+    assert!(early["log"].as_array().unwrap().contains(&json!(refused)), "{report}");
+    assert!(report["segmented"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["memory_mib"]["at_the_end"].as_f64().unwrap() > 0.0, "{report}");
+    let picture = std::fs::read(folder.path().join("soak.png")).unwrap();
+    assert!(picture.starts_with(b"\x89PNG"));
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn the_views_show_topics_that_the_node_has() {
 #[test]
 fn the_unit_is_one_that_systemd_takes() {
     let unit = read("config/ood_segmentation.service");
-    let binary = "/opt/ood_segmentation/lib/ood_segmentation/ood_segmentation_node";
+    let binary = "/usr/lib/ood_segmentation/ood_segmentation_node";
     assert!(unit.contains(&format!("\nExecStart={binary} ")));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ood_segmentation.service");
@@ -249,4 +249,115 @@ fn all_of_it_is_installed() {
     for program in ["ros2bag", "rviz2", "launch", "launch_ros"] {
         assert!(manifest.contains(&format!("<exec_depend>{program}</exec_depend>")), "{program}");
     }
+}
+
+/// `[package.metadata.deb]` of Cargo.toml, and the version of the package.
+fn debian() -> (Value, String) {
+    let run = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let mut metadata: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let packages = metadata["packages"].as_array_mut().unwrap();
+    let own = packages.iter_mut().find(|package| package["name"] == "ood_segmentation").unwrap();
+    (own["metadata"]["deb"].take(), own["version"].as_str().unwrap().to_owned())
+}
+
+/// Every file of the repository below a folder.
+fn files(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true if path.ends_with("__pycache__") => {}
+            true => found.extend(files(&path)),
+            false => found.push(path),
+        }
+    }
+    found
+}
+
+/// Where the Debian package puts what: installed path -> file of the repository or target of a link, as
+/// cargo-deb reads its assets: a pattern is one `*` in the last part or `**/*`, and keeps the folders below.
+fn installed(debian: &Value) -> BTreeMap<String, String> {
+    let mut installed = BTreeMap::new();
+    for asset in debian["assets"].as_array().unwrap() {
+        let text = |key: &str, index: usize| {
+            asset.get(key).or(asset.get(index)).and_then(Value::as_str).map(str::to_owned)
+        };
+        let to = text("dest", 1).unwrap();
+        if let Some(link) = text("link_name", 9) {
+            installed.insert(to, link);
+            continue;
+        }
+        let from = text("source", 0).unwrap();
+        let (folder, sources) = match from.split_once('*') {
+            None => (from.rsplit_once('/').map_or("", |(folder, _)| folder), vec![from.clone()]),
+            Some((folder, rest)) => {
+                let folder = folder.trim_end_matches('/');
+                let ending = rest.rsplit_once('*').map_or(rest, |(_, ending)| ending);
+                let mut all = files(folder);
+                all.retain(|file| file.ends_with(ending));
+                (folder, all)
+            }
+        };
+        assert!(!sources.is_empty(), "{from} is no file");
+        for source in sources {
+            let below = source.strip_prefix(folder).unwrap().trim_start_matches('/');
+            let path = if to.ends_with('/') { format!("{to}{below}") } else { to.clone() };
+            assert!(installed.insert(path, source).is_none(), "{from} -> {to} twice");
+        }
+    }
+    installed
+}
+
+#[test]
+fn the_debian_package_holds_what_cmake_installs_and_what_debian_wants() {
+    let (debian, version) = debian();
+    let installed = installed(&debian);
+    for file in installed.values() {
+        let elsewhere = file.starts_with("target/release/") || file.starts_with(['/', '.']);
+        assert!(elsewhere || root().join(file).is_file(), "{file} is missing");
+    }
+    let has = |path: &str, file: &str| {
+        assert_eq!(installed.get(path).map(String::as_str), Some(file), "{path}");
+    };
+    // What CMakeLists.txt installs below a prefix is there, below /usr.
+    let cmake = read("CMakeLists.txt");
+    for program in ["ood_segmentation_node", "ood_seg"] {
+        assert!(cmake.contains(&format!("\"${{BINARIES}}/{program}\"")), "{program}");
+        has(&format!("usr/lib/ood_segmentation/{program}"), &format!("target/release/{program}"));
+        has(&format!("usr/bin/{program}"), &format!("../lib/ood_segmentation/{program}"));
+    }
+    for file in ["launch", "config", "msg"].into_iter().flat_map(files) {
+        has(&format!("usr/share/ood_segmentation/{file}"), &file);
+    }
+    has("usr/share/ood_segmentation/package.xml", "package.xml");
+    has("usr/share/ament_index/resource_index/packages/ood_segmentation", "debian/ament_index");
+    // The loader looks beside the program first, see build.rs.
+    has("usr/lib/ood_segmentation/libtorch", "/opt/libtorch/lib");
+    assert!(read("build.rs").contains("-rpath,$ORIGIN/libtorch:"));
+    // Only what the service reads is a conffile; the unit starts what the package installs.
+    let conffiles: Vec<_> = installed.keys().filter(|path| path.starts_with("etc/")).collect();
+    assert_eq!(conffiles, ["etc/ood_segmentation/ood_segmentation.param.yaml"]);
+    let unit = read("config/ood_segmentation.service");
+    assert!(unit.contains("\nExecStart=/usr/lib/ood_segmentation/ood_segmentation_node "));
+    assert!(unit.contains(&format!("--params-file /{}\n", conffiles[0])));
+    assert_eq!(
+        debian["systemd-units"],
+        json!({"unit-scripts": "config", "unit-name": "ood_segmentation", "enable": false,
+            "start": false})
+    );
+    // One maintainer and one version everywhere.
+    let manifest = read("package.xml");
+    let (name, email) = debian["maintainer"].as_str().unwrap().split_once(" <").unwrap();
+    let email = email.trim_end_matches('>');
+    assert!(manifest.contains(&format!("<maintainer email=\"{email}\">{name}</maintainer>")));
+    assert!(manifest.contains(&format!("<version>{version}</version>")));
+    let changelog = read("debian/changelog");
+    assert!(changelog.starts_with(&format!("ood-segmentation ({version}-1) ")), "{changelog}");
+    assert!(changelog.contains(&format!("\n -- {name} <{email}>  ")), "{changelog}");
 }

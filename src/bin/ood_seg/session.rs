@@ -2,9 +2,10 @@
 //!
 //! Plays and reads compressed topics below 200 kB, which the kernel's stock socket buffers hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -24,6 +25,8 @@ const CAMERA: &str = "demo";
 pub(crate) const MAX_JPEG: usize = 200_000;
 /// How long a node may take from its start to its first subscription.
 const START: Duration = Duration::from_secs(180);
+/// Lines of the node's log that are kept to be told with its end.
+const LAST_LINES: usize = 20;
 
 /// The node's topics that a session reads: name below the camera's, type, reliable.
 pub(crate) const OUTPUTS: [(&str, &str, bool); 4] = [
@@ -57,10 +60,20 @@ pub(crate) enum Message {
     Status(FrameStatus),
 }
 
+/// How the node ended by itself.
+pub(crate) struct End {
+    /// Its exit code or the signal that killed it.
+    pub(crate) status: ExitStatus,
+    /// The last lines of its log.
+    pub(crate) log: Vec<String>,
+}
+
 /// The node and both ends of its topics.
 pub(crate) struct Session {
     domain: u16,
     node: Child,
+    /// Passes the node's log on and comes back with its last lines.
+    log: Option<JoinHandle<VecDeque<String>>>,
     camera: RawWriter,
     outputs: Receiver<Result<Output>>,
     stop: Arc<AtomicBool>,
@@ -91,10 +104,18 @@ impl Session {
         let kind = msg::COMPRESSED_IMAGE.type_name;
         let camera =
             participant.writer(&topic("image_raw/compressed"), kind, qos, ByteOrder::Little)?;
-        let node = spawn(domain, weights, parameters)?;
-        let sent = HashMap::new();
-        let mut session =
-            Self { domain, node, camera, outputs, stop, readers, sent, _participant: participant };
+        let mut session = Self {
+            domain,
+            node: spawn(domain, weights, parameters)?,
+            log: None,
+            camera,
+            outputs,
+            stop,
+            readers,
+            sent: HashMap::new(),
+            _participant: participant,
+        };
+        session.log = session.node.stderr.take().map(pass_on).transpose()?;
         session.wait_until_listening()?;
         Ok(session)
     }
@@ -118,6 +139,22 @@ impl Session {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(failed(&format!("the node ended by itself: {status}"))),
             Err(error) => Err(failed(&error.to_string())),
+        }
+    }
+
+    /// How the node ended, if it has or does so within `patience`.
+    pub(crate) fn end(&mut self, patience: Duration) -> Result<Option<End>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let ended = self.node.try_wait().map_err(|error| failed(&error.to_string()))?;
+            if let Some(status) = ended {
+                let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
+                return Ok(Some(End { status, log: log.into() }));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -189,6 +226,9 @@ impl Drop for Session {
                 log::warn!("a reader thread panicked");
             }
         }
+        if self.log.take().is_some_and(|log| log.join().is_err()) {
+            log::warn!("the thread that passes the node's log on panicked");
+        }
     }
 }
 
@@ -220,7 +260,25 @@ fn spawn(domain: u16, weights: &Path, parameters: &[String]) -> Result<Child> {
     for parameter in own.iter().chain(parameters) {
         command.args(["-p", parameter]);
     }
-    command.spawn().map_err(Error::io(&node))
+    command.stderr(Stdio::piped()).spawn().map_err(Error::io(&node))
+}
+
+/// A thread that prints the node's log as it comes and keeps its last lines.
+fn pass_on(log: ChildStderr) -> Result<JoinHandle<VecDeque<String>>> {
+    let work = move || {
+        let mut last = VecDeque::with_capacity(LAST_LINES);
+        for line in BufReader::new(log).split(b'\n').map_while(|line| line.ok()) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            eprintln!("{line}");
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+        last
+    };
+    let thread = thread::Builder::new().name("log".into()).spawn(work);
+    thread.map_err(|error| failed(&error.to_string()))
 }
 
 /// A thread that hands on everything that arrives on one topic.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use ood_segmentation::{Error, Result, file};
 use serde_json::{Value, json};
 
 use crate::bench::{camera, memory_mib, untrained};
-use crate::session::{Message, Session, quantile};
+use crate::session::{End, Message, Session, failed, quantile};
 
 /// How long, on which weights, and where the results go.
 #[derive(clap::Args)]
@@ -38,6 +39,8 @@ const BOMB: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xdc\0\0\xff\xdc\x08\
     \0\0\0\x11IDATx\x9cc`\x18\x05\xa3`\x14\x0cw\0\0\x03\xe8\0\x01\xb3\xa6\xd3F\0\0\0\0IEND\xaeB`\x82";
 /// How often the process is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that does not answer may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
 /// Share of the run that does not count as steady.
 const WARM_UP: f64 = 0.2;
 
@@ -56,6 +59,10 @@ struct Sample {
 /// The run so far.
 struct Soak {
     session: Session,
+    /// When the pictures began, at first those that show how fast the node is.
+    start: Instant,
+    /// From picture to picture; zero until it is known how fast the node is.
+    gap: Duration,
     pictures: Vec<CompressedImage>,
     sent: usize,
     bad: usize,
@@ -71,13 +78,18 @@ struct Soak {
     samples: Vec<Sample>,
 }
 
-/// Runs the node for the time asked for.
+/// Runs the node for the time asked for. What was measured is written whatever happens to the node.
+///
+/// # Errors
+/// A node that ends before its time.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = tempfile::tempdir().map_err(Error::io("a temporary folder"))?;
     let weights = args.weights.clone().map_or_else(|| untrained(folder.path()), Ok)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out))?;
     let mut soak = Soak {
         session: Session::start(&weights, &["plan:=single".into()])?,
+        start: Instant::now(),
+        gap: Duration::ZERO,
         pictures: camera(32)?,
         sent: 0,
         bad: 0,
@@ -91,26 +103,55 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         age_ms: Vec::new(),
         samples: Vec::new(),
     };
-    let pause = Duration::from_millis(400);
-    (0..10)
-        .try_for_each(|_| soak.send(false).and_then(|()| soak.listen(Instant::now() + pause)))?;
-    let work_ms = soak.work_ms.iter().sum::<f64>() / soak.work_ms.len().max(1) as f64;
-    let gap = Duration::from_secs_f64((work_ms / 3e3).max(1e-3));
-    soak.play(Duration::from_secs_f64(60.0 * args.minutes), gap)?;
-    let report = soak.report(gap);
+    let played = soak.play(args.minutes);
+    let second = soak.start.elapsed().as_secs_f64();
+    let end = if played.is_err() { soak.session.end(DYING)? } else { None };
+    let mut report = soak.report();
+    report["ended_early"] =
+        played.as_ref().err().map(|error| early(second, error, end.as_ref())).into();
     soak.draw(&args.out.join("soak.png"))?;
-    soak.session.finish()?;
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-    file::write(&args.out.join("soak.json"), |file| file.write_all(text.as_bytes()))?;
+    let path = args.out.join("soak.json");
+    file::write(&path, |file| file.write_all(text.as_bytes()))?;
     println!("{text}");
-    Ok(())
+    if let Some(End { status, .. }) = end {
+        let path = path.display();
+        let problem = format!("the node ended at second {second:.0}: {status}; see {path}");
+        return Err(failed(&problem));
+    }
+    played?;
+    soak.session.finish()
+}
+
+/// What ended a run before its time, for the report: the second, and of a node that ended how it did.
+fn early(second: f64, error: &Error, end: Option<&End>) -> Value {
+    json!({
+        "second": second,
+        "problem": error.chain(),
+        "exit_code": end.and_then(|end| end.status.code()),
+        "signal": end.and_then(|end| end.status.signal()),
+        "log": end.map(|end| &end.log),
+    })
 }
 
 impl Soak {
+    /// Ten pictures that show how fast the node is, then the run.
+    fn play(&mut self, minutes: f64) -> Result<()> {
+        let pause = Duration::from_millis(400);
+        (0..10).try_for_each(|_| {
+            self.send(false).and_then(|()| self.listen(Instant::now() + pause))
+        })?;
+        let work_ms = self.work_ms.iter().sum::<f64>() / self.work_ms.len().max(1) as f64;
+        self.gap = Duration::from_secs_f64((work_ms / 3e3).max(1e-3));
+        self.start = Instant::now();
+        eprintln!("{minutes} minutes at {:.1} pictures a second", 1.0 / self.gap.as_secs_f64());
+        self.overload(Duration::from_secs_f64(60.0 * minutes))
+    }
+
     /// Pictures at a fixed rate, a bad one and another reader now and then, and a look at the process every
     /// second.
-    fn play(&mut self, time: Duration, gap: Duration) -> Result<()> {
-        let start = Instant::now();
+    fn overload(&mut self, time: Duration) -> Result<()> {
+        let start = self.start;
         let (mut due, mut fault, mut look) = (start, start + FAULT_EVERY, start);
         let (mut visit, mut visitor) = (start + VISIT_EVERY, self.session.visitor()?);
         while start.elapsed() < time {
@@ -125,9 +166,9 @@ impl Soak {
             }
             if now >= look {
                 look += SAMPLE_EVERY;
-                self.sample(start)?;
+                self.sample()?;
             }
-            due = (due + gap).max(now); // a camera does not catch up
+            due = (due + self.gap).max(now); // a camera does not catch up
             self.listen(due)?;
         }
         self.listen(Instant::now() + Duration::from_secs(3)) // stragglers
@@ -164,7 +205,7 @@ impl Soak {
         Ok(())
     }
 
-    fn sample(&mut self, start: Instant) -> Result<()> {
+    fn sample(&mut self) -> Result<()> {
         let id = self.session.node_id();
         let count = |what: &str| -> Result<f64> {
             let path = format!("/proc/{id}/{what}");
@@ -174,7 +215,7 @@ impl Soak {
         let FrameStatus { sequence, dropped, .. } = self.newest;
         let counts = [sequence, self.work_ms.len() as u64, dropped, self.reasons.values().sum()];
         self.samples.push(Sample {
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: self.start.elapsed().as_secs_f64(),
             memory_mib: memory_mib(id, "VmRSS:")?,
             threads: count("task")?,
             descriptors: count("fd")?,
@@ -192,7 +233,7 @@ impl Soak {
         &self.samples[skip..]
     }
 
-    fn report(&mut self, gap: Duration) -> Value {
+    fn report(&mut self) -> Value {
         self.all_ms.append(&mut self.latency_ms);
         self.all_ms.sort_by(f64::total_cmp);
         self.age_ms.sort_by(f64::total_cmp);
@@ -213,7 +254,7 @@ impl Soak {
         json!({
             "camera": "960x540 JPEG, plan single",
             "minutes": self.samples.last().map_or(0.0, |sample| sample.seconds / 60.0),
-            "rate_hz": 1.0 / gap.as_secs_f64(),
+            "rate_hz": 1.0 / self.gap.as_secs_f64(),
             "sent": self.sent,
             "bad": self.bad,
             "received": sequence,
@@ -275,5 +316,26 @@ fn spoil(picture: &mut CompressedImage, turn: usize) {
         6 => stamp.sec += 60,
         7 => picture.data = BOMB.to_vec(),
         _ => picture.data = encode_jpeg(96, 128, &[90; 3 * 96 * 128], 90).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn an_early_end_is_told_with_second_exit_code_or_signal_and_last_words() {
+        let end = |raw| End { status: ExitStatus::from_raw(raw), log: vec!["bad".into()] };
+        let error = failed("the node ended");
+        let told = early(2583.0, &error, Some(&end(71 << 8)));
+        assert_eq!((&told["second"], &told["exit_code"]), (&json!(2583.0), &json!(71)));
+        assert_eq!((&told["signal"], &told["log"]), (&Value::Null, &json!(["bad"])));
+        let told = early(1.0, &error, Some(&end(9)));
+        assert_eq!((&told["exit_code"], &told["signal"]), (&Value::Null, &json!(9)));
+        let told = early(1.0, &error, None);
+        assert_eq!((&told["exit_code"], &told["log"]), (&Value::Null, &Value::Null));
+        assert!(told["problem"].as_str().unwrap().ends_with("the node ended"), "{told}");
     }
 }
