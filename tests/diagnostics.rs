@@ -239,3 +239,82 @@ fn parameters_left_open_are_the_calibrations_and_the_node_says_so() {
     assert!(log.contains(said), "{log}");
     assert!(!log.contains("measure again"), "{log}");
 }
+
+/// What `/statistics` says of a camera's windows, added up.
+#[derive(Default)]
+struct Windows {
+    /// Of ages and periods.
+    counts: [f64; 2],
+    /// The periods', ms.
+    total: f64,
+    last_stop: f64,
+}
+
+impl Windows {
+    /// Adds a message, each of whose numbers is checked against the others.
+    fn add(&mut self, line: &Value, stamps: [f64; 2]) {
+        let nanos =
+            |field: &str| [0, 1].map(|i| line[field][["sec", "nanosec"][i]].as_f64().unwrap());
+        let ms = |field: &str| nanos(field)[0] * 1e3 + nanos(field)[1] / 1e6;
+        let (start, stop) = (ms("window_start"), ms("window_stop"));
+        assert!(start < stop && line["unit"] == "ms", "{line}");
+        let points = line["statistics"].as_array().unwrap();
+        let types: Vec<_> = points.iter().map(|point| point[0].as_u64().unwrap()).collect();
+        assert_eq!(types, [1, 3, 2, 5, 4], "average, maximum, minimum, count, deviation: {line}");
+        let [mean, most, least, count, deviation] = [0, 1, 2, 3, 4].map(|i| points[i][1].as_f64());
+        let count = count.unwrap();
+        let is_age = line["metrics_source"] == "message_age";
+        assert!(is_age || line["metrics_source"] == "message_period", "{line}");
+        self.counts[usize::from(!is_age)] += count;
+        if count == 0.0 {
+            assert_eq!([mean, most, least, deviation], [None; 4], "{line}");
+            return;
+        }
+        let [mean, most, least, deviation] = [mean, most, least, deviation].map(Option::unwrap);
+        assert!(least <= mean && mean <= most && deviation <= most - least, "{line}");
+        if is_age {
+            let (low, high) = (start - stamps[1], stop - stamps[0]);
+            assert!(low - 1.0 <= least && most <= high + 1.0, "{low} to {high}: {line}");
+        } else {
+            self.total += mean * count;
+            self.last_stop = stop;
+        }
+    }
+}
+
+#[test]
+fn statistics_of_a_camera_count_every_image_and_those_of_a_silent_one_none() {
+    let Some(mut peer) = Peer::start(70) else { return };
+    let _node = Node::start(
+        70,
+        &["-p", "cameras:=[front, rear]", "-p", "topic_statistics:=true", "-r", "__ns:=/car"],
+    );
+    read(&mut peer, "/statistics", "metrics");
+    peer.read_status("/car/front/status");
+    let source = |line: &Value, camera: &str| {
+        line["measurement_source_name"] == format!("ood_segmentation_{camera}")
+    };
+    peer.wait("a window", |line| source(line, "rear"));
+    let mut play = picture("/car/front/image_raw", 1_000_000);
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(10), json!(3));
+    play["reliable"] = json!(true);
+    peer.tell(&play);
+    let stamps = [1_000_000_000.0, 1_000_030_000.0]; // the thirty, ms
+    let (mut front, mut rear, mut received) = (Windows::default(), Windows::default(), 0.0);
+    let mut played = false;
+    peer.wait("statistics of every image", |line| {
+        played |= line["done"] == "play";
+        if line["type"] == "status" {
+            received = line["sequence"].as_f64().unwrap();
+        } else if source(line, "front") {
+            front.add(line, stamps);
+        } else if source(line, "rear") {
+            rear.add(line, stamps);
+        }
+        played && received >= 20.0 && front.counts == [received, received - 1.0]
+    });
+    assert_eq!(rear.counts, [0.0; 2]);
+    // Nobody sends faster than ten a second, and all came before the last window ended.
+    let mean = front.total / front.counts[1];
+    assert!((80.0..2000.0).contains(&mean), "{mean} ms between two images");
+}

@@ -52,6 +52,7 @@ pub struct NodeConfig {
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
     pub overlay_alpha: f64,
+    pub topic_statistics: bool,
     pub autostart: bool,
     pub allow_duplicate: bool,
     pub selftest_period_s: u32,

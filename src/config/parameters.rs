@@ -178,6 +178,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "of overlay/image/compressed"),
     row("overlay_alpha", Double { least: 0.0, most: 1.0 }, Live,
         "of overlay/image: share of the classes' colours, the rest is the picture"),
+    row("topic_statistics", Bool, ReadOnly,
+        "publish on /statistics, every second, how old each camera's images were and how far apart they came"),
     row("autostart", Bool, ReadOnly,
         "true: the node becomes active by itself; false: it waits, unconfigured, for lifecycle clients"),
     row("allow_duplicate", Bool, ReadOnly,

@@ -6,7 +6,7 @@ use ros2_client::dds::rustdds::{DomainParticipant, QosPolicies, RTPSEntity};
 
 use super::context::{dds_name, newest};
 use super::raw::dds_type;
-use crate::msg::{DIAGNOSTIC_ARRAY, LOG};
+use crate::msg::{DIAGNOSTIC_ARRAY, LOG, METRICS_MESSAGE};
 
 /// Discovery as one participant sees it.
 pub(crate) struct Graph {
@@ -76,10 +76,10 @@ impl Graph {
         self.offers.iter().filter_map(sentence).collect()
     }
 
-    /// A sentence for each of our outputs that somebody else publishes too, but for those that every
+    /// A sentence for each of our outputs that somebody else publishes too, but for those that any
     /// node has.
     pub(crate) fn conflicts(&self) -> Vec<String> {
-        let shared = [DIAGNOSTIC_ARRAY, LOG, PARAMETER_EVENT].map(dds_type);
+        let shared = [DIAGNOSTIC_ARRAY, LOG, METRICS_MESSAGE, PARAMETER_EVENT].map(dds_type);
         let own = self.participant.guid().prefix; // ours are discovered, too
         let writers = self.participant.discovered_writers();
         let others = writers.iter().filter(|w| w.writer_proxy.remote_writer_guid.prefix != own);

@@ -22,11 +22,14 @@ use super::rate::{Arrivals, RateLimit};
 use super::raw::receive_buffer;
 use super::seed::ImageSeed;
 use super::slot::{Slot, slot};
+use super::statistics::Window;
 use super::transport::{Arrival, ImageKind, ImageSource, Images};
 use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
+use crate::msg::{
+    CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE, Stamp,
+};
 use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
@@ -133,10 +136,7 @@ impl Camera {
         let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
         let (silence_ms, new_silence_ms) = self::slot();
         let ingest = Ingest {
-            node: (
-                names.namespace().to_owned(),
-                format!("{}_{name}", names.node()).replace('/', "_"),
-            ),
+            node: (names.namespace().to_owned(), node_of(names, name)),
             raw: names.topic(&raw)?,
             compressed: names.twin(&raw, "compressed")?,
             info: names.sibling(&raw, "camera_info")?,
@@ -154,6 +154,7 @@ impl Camera {
             gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
             arrivals: Arrivals::default(),
+            statistics: config.topic_statistics.then(Window::open),
             writers: WriterLock::new(config.writer_lock_ms),
             newest: None,
             joined: (Instant::now(), 0),
@@ -187,6 +188,11 @@ impl Camera {
         let panicked = |_payload| Error::Ros { what: name, problem: "it panicked".into() };
         self.thread.join().map_err(panicked)
     }
+}
+
+/// The node whose subscriptions are those of a camera.
+pub(crate) fn node_of(names: &Names, camera: &str) -> String {
+    format!("{}_{camera}", names.node()).replace('/', "_")
 }
 
 /// The topic and QoS that are read now.
@@ -227,6 +233,8 @@ struct Ingest {
     gaps: Gaps,
     rate: RateLimit,
     arrivals: Arrivals,
+    /// None where they are not asked for.
+    statistics: Option<Window>,
     writers: WriterLock,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
@@ -338,6 +346,7 @@ impl Ingest {
                         return Ok(Some(best));
                     }
                     self.report(source, found.map(|(_, publishers)| publishers));
+                    self.tell_statistics();
                     if let Some(silent) = self.watchdog.expired(Instant::now()) {
                         log::warn!("{}: silent for {silent:.0?}, joining DDS anew", self.raw);
                         return Ok(None);
@@ -418,6 +427,14 @@ impl Ingest {
         drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
+    /// Passes on the statistics of a second that is over.
+    fn tell_statistics(&mut self) {
+        if let Some(window) = self.statistics.as_mut().and_then(|it| it.next(Instant::now())) {
+            let report = Report::Statistics(self.links.camera, window);
+            drop(self.links.reports.try_send(report)); // no room: a window less
+        }
+    }
+
     /// Takes the message of the publisher that is read; another's goes no further.
     fn take(&mut self, Arrival { payload, sender }: Arrival) {
         let is_read = sender.is_none_or(|(writer, number)| {
@@ -433,6 +450,9 @@ impl Ingest {
         let received = Instant::now();
         self.watchdog.message(received);
         self.arrivals.message(received);
+        if let Some(window) = &mut self.statistics {
+            window.message(payload.header().stamp, (received, Stamp::now()));
+        }
         self.newest = Some(received);
         self.largest = self.largest.max(payload.len());
         self.sequence += 1;
