@@ -318,3 +318,32 @@ fn statistics_of_a_camera_count_every_image_and_those_of_a_silent_one_none() {
     let mean = front.total / front.counts[1];
     assert!((80.0..2000.0).contains(&mean), "{mean} ms between two images");
 }
+
+#[test]
+fn two_cameras_may_differ_in_reliability_and_a_topic_that_there_is_not_is_refused() {
+    let Some(mut peer) = Peer::start(71) else { return };
+    let own = |topic: &str| format!("qos_overrides.{topic}.subscription.reliability:=best_effort");
+    let front = own("/front/image_raw"); // what it is remapped to
+    let args = ["-p", "cameras:=[left, rear]", "-p", "reliability:=reliable", "-p", &front];
+    let _node = Node::start(71, &[&args[..], &["-r", "left/image_raw:=/front/image_raw"]].concat());
+    read(&mut peer, "/diagnostics", "diagnostics");
+    for topic in ["/front/image_raw", "/rear/image_raw"] {
+        peer.ask(&json!({"do": "offer", "topic": topic})); // best effort
+    }
+    let input = |line: &Value, camera| {
+        let (_, message, values) = status(line, &format!("input/{camera}"))?;
+        Some((values["reliability"].clone(), values["state"].clone(), message))
+    };
+    let line = peer.wait("a mismatch of one of them", |line| {
+        input(line, "rear").is_some_and(|(_, state, _)| state == "qos_mismatch")
+            && input(line, "left").is_some_and(|(_, state, _)| state == "waiting_image")
+    });
+    assert_eq!(input(&line, "left").unwrap().0, "best_effort");
+    let (reliability, _, message) = input(&line, "rear").unwrap();
+    assert!(reliability == "reliable" && message.contains("qos_overrides"), "{message}");
+    let mut refused = Node::start(71, &["-p", "allow_duplicate:=true", "-p", &front]);
+    let (status, log) = refused.end();
+    let remedy = "`qos_overrides./front/image_raw.subscription` is /front/image_raw, allowed: an image topic \
+        that this node reads, after remapping; did you mean `/camera/image_raw";
+    assert!(status.code() == Some(78) && log.contains(remedy), "{status}: {log}");
+}

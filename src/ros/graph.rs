@@ -121,7 +121,8 @@ fn input_mismatch(topic: &str, policy: &QosPolicyId) -> String {
     match policy {
         QosPolicyId::Reliability => format!(
             "{topic}: reliability: the publisher offers best effort, this node asks for reliable; \
-             set parameter `reliability: auto` or `best_effort`, or make the publisher reliable"
+             set parameter `reliability: auto` or `best_effort` (a qos_overrides of this topic goes first), \
+             or make the publisher reliable"
         ),
         QosPolicyId::Representation => format!(
             "{topic}: data representation: the publisher writes XCDR2, this node reads XCDR1; \
@@ -138,7 +139,8 @@ fn output_mismatch(topic: &str, policy: &QosPolicyId) -> String {
     match policy {
         QosPolicyId::Reliability => format!(
             "{topic}: reliability: a subscriber asks for reliable, this node offers best effort; \
-             set parameter `mask_reliability: reliable`, or subscribe best effort"
+             set parameter `mask_reliability: reliable` (a qos_overrides of this topic goes first), \
+             or subscribe best effort"
         ),
         QosPolicyId::Durability => format!(
             "{topic}: durability: a subscriber asks for transient local, this node offers volatile; \
