@@ -4,6 +4,7 @@ mod calibrated;
 mod node;
 mod parameters;
 mod problems;
+mod qos;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,11 @@ use crate::{Error, Result};
 
 pub use calibrated::Calibrated;
 pub use node::{
-    CameraSettings, MaskReliability, ModelParameters, NODE_PARAMETERS, NodeConfig,
-    ObstacleParameters, Override, QualityParameters, RecordParameters, Reliability, Transport,
+    CameraSettings, ModelParameters, NODE_PARAMETERS, NodeConfig, ObstacleParameters, Override,
+    QualityParameters, RecordParameters,
 };
 pub use parameters::{Change, Kind, PARAMETERS, Parameter, Value};
+pub use qos::{MaskReliability, QosOverrides, Reliability, Transport};
 
 /// The class table: one row per inlier class, in the order of the logits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

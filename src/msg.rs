@@ -299,10 +299,11 @@ pub fn type_hash(type_name: &str) -> Option<&'static str> {
 }
 
 /// Those of types without a [`Definition`]; the last two are read and written by ros2-client itself.
-const HASHES: [(&str, &str); 8] = [
+const HASHES: [(&str, &str); 9] = [
     (DIAGNOSTIC_ARRAY, "RIHS01_5a8a36efb05fb25070fa0fb3810290c0e6cd4862b54a8fb975a1ee8dc55a333e"),
     (DIAGNOSTIC_STATUS, "RIHS01_b0e3e692ea2d54a8af2f4ef1930e81556a2db55216b771f8a7d2724ed47bf0e4"),
     (FLOAT64_STAMPED, "RIHS01_588b194ed7eddc089b6ca098eb093e92f29bdad96ebd906fc9282816335942eb"),
+    (METRICS_MESSAGE, "RIHS01_36a67fb499fc2a11b8b9ff9ac735ed76e8d5a1f7775d6d5b97b625188ec68e20"),
     (LOG, "RIHS01_e28ce254ca8abc06abf92773b74602cdbf116ed34fbaf294fb9f81da9f318eac"),
     (
         "lifecycle_msgs/msg/TransitionEvent",

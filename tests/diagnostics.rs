@@ -239,3 +239,111 @@ fn parameters_left_open_are_the_calibrations_and_the_node_says_so() {
     assert!(log.contains(said), "{log}");
     assert!(!log.contains("measure again"), "{log}");
 }
+
+/// What `/statistics` says of a camera's windows, added up.
+#[derive(Default)]
+struct Windows {
+    /// Of ages and periods.
+    counts: [f64; 2],
+    /// The periods', ms.
+    total: f64,
+    last_stop: f64,
+}
+
+impl Windows {
+    /// Adds a message, each of whose numbers is checked against the others.
+    fn add(&mut self, line: &Value, stamps: [f64; 2]) {
+        let nanos =
+            |field: &str| [0, 1].map(|i| line[field][["sec", "nanosec"][i]].as_f64().unwrap());
+        let ms = |field: &str| nanos(field)[0] * 1e3 + nanos(field)[1] / 1e6;
+        let (start, stop) = (ms("window_start"), ms("window_stop"));
+        assert!(start < stop && line["unit"] == "ms", "{line}");
+        let points = line["statistics"].as_array().unwrap();
+        let types: Vec<_> = points.iter().map(|point| point[0].as_u64().unwrap()).collect();
+        assert_eq!(types, [1, 3, 2, 5, 4], "average, maximum, minimum, count, deviation: {line}");
+        let [mean, most, least, count, deviation] = [0, 1, 2, 3, 4].map(|i| points[i][1].as_f64());
+        let count = count.unwrap();
+        let is_age = line["metrics_source"] == "message_age";
+        assert!(is_age || line["metrics_source"] == "message_period", "{line}");
+        self.counts[usize::from(!is_age)] += count;
+        if count == 0.0 {
+            assert_eq!([mean, most, least, deviation], [None; 4], "{line}");
+            return;
+        }
+        let [mean, most, least, deviation] = [mean, most, least, deviation].map(Option::unwrap);
+        assert!(least <= mean && mean <= most && deviation <= most - least, "{line}");
+        if is_age {
+            let (low, high) = (start - stamps[1], stop - stamps[0]);
+            assert!(low - 1.0 <= least && most <= high + 1.0, "{low} to {high}: {line}");
+        } else {
+            self.total += mean * count;
+            self.last_stop = stop;
+        }
+    }
+}
+
+#[test]
+fn statistics_of_a_camera_count_every_image_and_those_of_a_silent_one_none() {
+    let Some(mut peer) = Peer::start(70) else { return };
+    let _node = Node::start(
+        70,
+        &["-p", "cameras:=[front, rear]", "-p", "topic_statistics:=true", "-r", "__ns:=/car"],
+    );
+    read(&mut peer, "/statistics", "metrics");
+    peer.read_status("/car/front/status");
+    let source = |line: &Value, camera: &str| {
+        line["measurement_source_name"] == format!("ood_segmentation_{camera}")
+    };
+    peer.wait("a window", |line| source(line, "rear"));
+    let mut play = picture("/car/front/image_raw", 1_000_000);
+    (play["do"], play["rate"], play["seconds"]) = (json!("play"), json!(10), json!(3));
+    play["reliable"] = json!(true);
+    peer.tell(&play);
+    let stamps = [1_000_000_000.0, 1_000_030_000.0]; // the thirty, ms
+    let (mut front, mut rear, mut received) = (Windows::default(), Windows::default(), 0.0);
+    let mut played = false;
+    peer.wait("statistics of every image", |line| {
+        played |= line["done"] == "play";
+        if line["type"] == "status" {
+            received = line["sequence"].as_f64().unwrap();
+        } else if source(line, "front") {
+            front.add(line, stamps);
+        } else if source(line, "rear") {
+            rear.add(line, stamps);
+        }
+        played && received >= 20.0 && front.counts == [received, received - 1.0]
+    });
+    assert_eq!(rear.counts, [0.0; 2]);
+    // Nobody sends faster than ten a second, and all came before the last window ended.
+    let mean = front.total / front.counts[1];
+    assert!((80.0..2000.0).contains(&mean), "{mean} ms between two images");
+}
+
+#[test]
+fn two_cameras_may_differ_in_reliability_and_a_topic_that_there_is_not_is_refused() {
+    let Some(mut peer) = Peer::start(71) else { return };
+    let own = |topic: &str| format!("qos_overrides.{topic}.subscription.reliability:=best_effort");
+    let front = own("/front/image_raw"); // what it is remapped to
+    let args = ["-p", "cameras:=[left, rear]", "-p", "reliability:=reliable", "-p", &front];
+    let _node = Node::start(71, &[&args[..], &["-r", "left/image_raw:=/front/image_raw"]].concat());
+    read(&mut peer, "/diagnostics", "diagnostics");
+    for topic in ["/front/image_raw", "/rear/image_raw"] {
+        peer.ask(&json!({"do": "offer", "topic": topic})); // best effort
+    }
+    let input = |line: &Value, camera| {
+        let (_, message, values) = status(line, &format!("input/{camera}"))?;
+        Some((values["reliability"].clone(), values["state"].clone(), message))
+    };
+    let line = peer.wait("a mismatch of one of them", |line| {
+        input(line, "rear").is_some_and(|(_, state, _)| state == "qos_mismatch")
+            && input(line, "left").is_some_and(|(_, state, _)| state == "waiting_image")
+    });
+    assert_eq!(input(&line, "left").unwrap().0, "best_effort");
+    let (reliability, _, message) = input(&line, "rear").unwrap();
+    assert!(reliability == "reliable" && message.contains("qos_overrides"), "{message}");
+    let mut refused = Node::start(71, &["-p", "allow_duplicate:=true", "-p", &front]);
+    let (status, log) = refused.end();
+    let remedy = "`qos_overrides./front/image_raw.subscription` is /front/image_raw, allowed: an image topic \
+        that this node reads, after remapping; did you mean `/camera/image_raw";
+    assert!(status.code() == Some(78) && log.contains(remedy), "{status}: {log}");
+}

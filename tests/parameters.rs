@@ -35,6 +35,8 @@ fn the_shipped_file_explains_every_parameter() {
          keeps\n# the value below. The comments are made from src/config/parameters.rs.\n\
          #\n# rotation, ego_mask, max_rate_hz, nominal_rate_hz and ood_threshold hold for every camera. A camera gets\n\
          # a value of its own under its name, such as camera_settings.rear.rotation: 180.\n\
+         #\n# A topic has QoS of its own as rclcpp spells it, such as\n\
+         # qos_overrides./rear/image_raw.subscription.reliability: best_effort.\n\
          /**:\n  ros__parameters:\n",
     );
     let mut group = "";
@@ -94,6 +96,16 @@ fn the_schema_knows_every_parameter_and_no_other() {
     }
     let own = json!({"type": "object", "additionalProperties": own});
     keys.insert("camera_settings".into(), own);
+    let mut ends = group();
+    for row in Parameter::of_topic("/rear/image_raw") {
+        let name = row.name.strip_prefix("qos_overrides./rear/image_raw.").unwrap();
+        let (end, policy) = name.split_once('.').unwrap();
+        let end = ends["properties"].as_object_mut().unwrap().entry(end).or_insert_with(group);
+        end["properties"][policy] = schema(&row);
+    }
+    let topics =
+        json!({"type": "object", "additionalProperties": false, "patternProperties": {"^/": ends}});
+    keys.insert("qos_overrides".into(), topics);
     let parameters = json!({"type": "object", "additionalProperties": false, "properties": keys});
     let section = json!({"type": "object", "properties": {"ros__parameters": parameters}});
     let schema = json!({

@@ -296,7 +296,7 @@ fn every_endpoint_offers_its_type_hash() {
     if Peer::start(64).is_none() {
         return;
     }
-    let _node = Node::start(64, &[]);
+    let _node = Node::start(64, &["-p", "topic_statistics:=true"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut listener = Command::new(root.join(".venv/bin/python"))
         .args([root.join("tests/peers/hashes.py").as_os_str(), "40".as_ref()])
@@ -307,10 +307,16 @@ fn every_endpoint_offers_its_type_hash() {
     let lines = peers::lines(listener.stdout.take().unwrap());
     let mut seen = std::collections::BTreeSet::new();
     let end = Instant::now() + PATIENCE;
-    let wanted = ["/camera/status", "ros_discovery_info", "/get_stateRequest", "/recordReply"];
+    let wanted = [
+        "/camera/status",
+        "ros_discovery_info",
+        "/get_stateRequest",
+        "/recordReply",
+        "/statistics",
+    ];
     let done = |seen: &std::collections::BTreeSet<String>| {
         wanted.iter().all(|wanted| seen.iter().any(|topic| topic.ends_with(wanted)))
-            && seen.len() > 46 // 26 of them of services
+            && seen.len() > 47 // 26 of them of services
     };
     while !done(&seen) {
         let left = end.saturating_duration_since(Instant::now());

@@ -9,6 +9,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 use super::calibrated::Calibrated;
 use super::parameters::{Change, Parameter, Value};
 use super::problems::{Problems, in_file};
+use super::qos::{self, MaskReliability, QosOverrides, Reliability, Transport};
 use crate::{Error, Result};
 
 /// `config/ood_segmentation.param.yaml`, compiled in.
@@ -28,6 +29,8 @@ pub struct NodeConfig {
     pub camera_settings: BTreeMap<String, CameraSettings>,
     pub transport: Transport,
     pub reliability: Reliability,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qos_overrides: QosOverrides,
     pub silence_ms: u32,
     pub writer_lock_ms: u32,
     pub max_age_ms: u32,
@@ -52,6 +55,7 @@ pub struct NodeConfig {
     pub mask_reliability: MaskReliability,
     pub jpeg_quality: u8,
     pub overlay_alpha: f64,
+    pub topic_statistics: bool,
     pub autostart: bool,
     pub allow_duplicate: bool,
     pub selftest_period_s: u32,
@@ -137,40 +141,6 @@ pub struct RecordParameters {
     pub max_mb: u64,
 }
 
-/// Which of a camera's two topics is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transport {
-    /// The one that has a publisher, raw first.
-    Auto,
-    /// `image_raw`, `sensor_msgs/Image`.
-    Raw,
-    /// `image_raw/compressed`, `sensor_msgs/CompressedImage`.
-    Compressed,
-}
-
-/// Reliability asked of a camera.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reliability {
-    /// Reliable when every publisher offers it, else best effort.
-    Auto,
-    /// Lost fragments are asked for again; a best-effort publisher does not match.
-    Reliable,
-    /// Matches every publisher.
-    BestEffort,
-}
-
-/// Reliability offered to readers of masks and scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MaskReliability {
-    /// The newest picture once; nothing is held for a slow reader.
-    BestEffort,
-    /// Unacknowledged pictures are held, up to 256 of them.
-    Reliable,
-}
-
 /// Values that replace defaults, in the order of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Override {
@@ -234,8 +204,8 @@ impl NodeConfig {
         self.camera_settings.get(name).cloned().unwrap_or_default()
     }
 
-    /// Every parameter with its value, in the order of [`Parameter::all`]; of what a camera may have of
-    /// its own what it has.
+    /// Every parameter with its value, in the order of [`Parameter::all`]; of what a camera or a topic
+    /// may have of its own what it has.
     ///
     /// # Errors
     /// None, unless a field of this struct has no row.
@@ -245,7 +215,8 @@ impl NodeConfig {
         flatten("", &serde_yaml::to_value(self).map_err(wrong)?, &mut flat);
         let typed = flat.iter().map(|(key, yaml)| typed(key, yaml, &self.cameras));
         let mut values = typed.collect::<Result<Values>>()?;
-        let known = Parameter::all(&self.cameras);
+        let overrides = self.qos_overrides.keys().flat_map(|topic| qos::rows(topic));
+        let known = Parameter::all(&self.cameras).chain(overrides);
         Ok(known.filter_map(|row| values.remove(&*row.name).map(|value| (row, value))).collect())
     }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::CameraSettings;
+use super::{CameraSettings, qos};
 use crate::{Error, Result};
 
 /// One parameter.
@@ -178,6 +178,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "of overlay/image/compressed"),
     row("overlay_alpha", Double { least: 0.0, most: 1.0 }, Live,
         "of overlay/image: share of the classes' colours, the rest is the picture"),
+    row("topic_statistics", Bool, ReadOnly,
+        "publish on /statistics, every second, how old each camera's images were and how far apart they came"),
     row("autostart", Bool, ReadOnly,
         "true: the node becomes active by itself; false: it waits, unconfigured, for lifecycle clients"),
     row("allow_duplicate", Bool, ReadOnly,
@@ -215,14 +217,21 @@ impl Parameter {
         PARAMETERS.iter().cloned().chain(cameras.iter().flat_map(own_of))
     }
 
-    /// The one called `name`, of [`Parameter::all`].
+    /// The overrides that a topic, an absolute name, may have of its QoS, which are set at start only.
+    pub fn of_topic(topic: &str) -> impl Iterator<Item = Self> {
+        qos::rows(topic)
+    }
+
+    /// The one called `name`, of [`Parameter::all`] or [`Parameter::of_topic`].
     ///
     /// # Errors
     /// [`Error::Setting`] with the most similar name.
     pub fn named(name: &str, cameras: &[String]) -> Result<Self> {
         let near = |row: &Self| strsim::jaro_winkler(&row.name, name);
-        Self::all(cameras).find(|row| row.name == name).ok_or_else(|| {
-            let nearest = Self::all(cameras).max_by(|a, b| near(a).total_cmp(&near(b)));
+        let topic = qos::topic_of(name);
+        let rows = || Self::all(cameras).chain(topic.iter().flat_map(|topic| qos::rows(topic)));
+        rows().find(|row| row.name == name).ok_or_else(|| {
+            let nearest = rows().max_by(|a, b| near(a).total_cmp(&near(b)));
             let nearest = nearest.map_or(Cow::Borrowed(""), |row| row.name);
             let allowed =
                 format!("the keys of ood_segmentation.param.yaml; did you mean `{nearest}`?");
@@ -264,7 +273,9 @@ impl Parameter {
 
     /// The error for a value that is not one of this parameter.
     pub fn refuse(&self, value: &str) -> Error {
-        Error::setting(&*self.name, value, self.allowed())
+        let why = if qos::topic_of(&self.name).is_some() { self.description } else { "" };
+        let colon = if why.is_empty() { "" } else { ": " };
+        Error::setting(&*self.name, value, format!("{}{colon}{why}", self.allowed()))
     }
 
     /// The type and range in words.

@@ -1,4 +1,4 @@
-//! What the node says about itself: `/diagnostics`, latencies, `/rosout`.
+//! What the node says about itself: `/diagnostics`, latencies, `/statistics`, `/rosout`.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,41 @@ pub struct Float64Stamped {
     pub data: f64,
 }
 
+/// `statistics_msgs/MetricsMessage`: figures of one quantity over one window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricsMessage {
+    /// Name of the node that measured.
+    pub measurement_source_name: String,
+    /// What was measured, such as `message_age`.
+    pub metrics_source: String,
+    /// Such as `ms`.
+    pub unit: String,
+    /// When the window began.
+    pub window_start: Stamp,
+    /// When it ended.
+    pub window_stop: Stamp,
+    /// One entry per figure.
+    pub statistics: Vec<StatisticDataPoint>,
+}
+
+/// `statistics_msgs/StatisticDataPoint`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatisticDataPoint {
+    /// Which figure, one of the numbers of `statistics_msgs/StatisticDataType`.
+    pub data_type: u8,
+    /// Its value.
+    pub data: f64,
+}
+
+#[expect(missing_docs, reason = "the names of statistics_msgs/StatisticDataType")]
+impl StatisticDataPoint {
+    pub const AVERAGE: u8 = 1;
+    pub const MINIMUM: u8 = 2;
+    pub const MAXIMUM: u8 = 3;
+    pub const STDDEV: u8 = 4;
+    pub const SAMPLE_COUNT: u8 = 5;
+}
+
 /// `rcl_interfaces/Log`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
@@ -80,5 +115,7 @@ pub const DIAGNOSTIC_ARRAY: &str = "diagnostic_msgs/msg/DiagnosticArray";
 pub const DIAGNOSTIC_STATUS: &str = "diagnostic_msgs/msg/DiagnosticStatus";
 /// Type of [`Float64Stamped`].
 pub const FLOAT64_STAMPED: &str = "autoware_internal_debug_msgs/msg/Float64Stamped";
+/// Type of [`MetricsMessage`].
+pub const METRICS_MESSAGE: &str = "statistics_msgs/msg/MetricsMessage";
 /// Type of [`Log`].
 pub const LOG: &str = "rcl_interfaces/msg/Log";

@@ -10,12 +10,11 @@ use ros2_client::dds::rustdds::policy::{Durability, History, Lifespan, Reliabili
 use ros2_client::dds::rustdds::{
     DomainParticipantBuilder, Duration, QosPolicies, QosPolicyBuilder, Topic, TopicKind,
 };
-use ros2_client::parameters::raw::ParameterEvent;
 use ros2_client::{Context, Node, NodeName, NodeOptions, Publisher, Subscription};
 use serde::Serialize;
 
 use super::args::Network;
-use super::graph::{Graph, PARAMETER_EVENT};
+use super::graph::Graph;
 use super::raw::{SEND_BUFFER, dds_type, failed, offer_type_hashes};
 use super::service::Service;
 use crate::Result;
@@ -180,13 +179,17 @@ impl Participant {
         Ok(Service { name: name.to_owned(), requests, replies })
     }
 
-    /// The publisher of parameter events, with the QoS of rclcpp: of many changes in a row each is sent.
+    /// A publisher with the QoS that rclcpp gives parameter events: of many messages in a row each is sent.
     ///
     /// # Errors
     /// [`crate::Error::Ros`].
-    pub(crate) fn parameter_events(&mut self, name: &str) -> Result<Publisher<ParameterEvent>> {
+    pub(crate) fn publish_each<M: Serialize>(
+        &mut self,
+        name: &str,
+        type_name: &str,
+    ) -> Result<Publisher<M>> {
         let qos = newest(true).history(History::KeepLast { depth: 1000 }).build();
-        self.publisher(name, PARAMETER_EVENT, qos)
+        self.publisher(name, type_name, qos)
     }
 
     /// As [`Graph::read_topics`].

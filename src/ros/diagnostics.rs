@@ -259,6 +259,11 @@ impl Health {
         self.clock = clock;
     }
 
+    /// Whether the time is that of `/clock`.
+    pub(crate) fn follows_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
     pub(crate) fn transport(&mut self, transport: Transport, now: Instant) {
         if transport.kernel_drops > self.transport.kernel_drops {
             self.dropping = Some(now);

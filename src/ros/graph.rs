@@ -6,7 +6,7 @@ use ros2_client::dds::rustdds::{DomainParticipant, QosPolicies, RTPSEntity};
 
 use super::context::{dds_name, newest};
 use super::raw::dds_type;
-use crate::msg::{DIAGNOSTIC_ARRAY, LOG};
+use crate::msg::{DIAGNOSTIC_ARRAY, LOG, METRICS_MESSAGE};
 
 /// Discovery as one participant sees it.
 pub(crate) struct Graph {
@@ -76,10 +76,10 @@ impl Graph {
         self.offers.iter().filter_map(sentence).collect()
     }
 
-    /// A sentence for each of our outputs that somebody else publishes too, but for those that every
+    /// A sentence for each of our outputs that somebody else publishes too, but for those that any
     /// node has.
     pub(crate) fn conflicts(&self) -> Vec<String> {
-        let shared = [DIAGNOSTIC_ARRAY, LOG, PARAMETER_EVENT].map(dds_type);
+        let shared = [DIAGNOSTIC_ARRAY, LOG, METRICS_MESSAGE, PARAMETER_EVENT].map(dds_type);
         let own = self.participant.guid().prefix; // ours are discovered, too
         let writers = self.participant.discovered_writers();
         let others = writers.iter().filter(|w| w.writer_proxy.remote_writer_guid.prefix != own);
@@ -121,7 +121,8 @@ fn input_mismatch(topic: &str, policy: &QosPolicyId) -> String {
     match policy {
         QosPolicyId::Reliability => format!(
             "{topic}: reliability: the publisher offers best effort, this node asks for reliable; \
-             set parameter `reliability: auto` or `best_effort`, or make the publisher reliable"
+             set parameter `reliability: auto` or `best_effort` (a qos_overrides of this topic goes first), \
+             or make the publisher reliable"
         ),
         QosPolicyId::Representation => format!(
             "{topic}: data representation: the publisher writes XCDR2, this node reads XCDR1; \
@@ -138,7 +139,8 @@ fn output_mismatch(topic: &str, policy: &QosPolicyId) -> String {
     match policy {
         QosPolicyId::Reliability => format!(
             "{topic}: reliability: a subscriber asks for reliable, this node offers best effort; \
-             set parameter `mask_reliability: reliable`, or subscribe best effort"
+             set parameter `mask_reliability: reliable` (a qos_overrides of this topic goes first), \
+             or subscribe best effort"
         ),
         QosPolicyId::Durability => format!(
             "{topic}: durability: a subscriber asks for transient local, this node offers volatile; \

@@ -22,11 +22,14 @@ use super::rate::{Arrivals, RateLimit};
 use super::raw::receive_buffer;
 use super::seed::ImageSeed;
 use super::slot::{Slot, slot};
+use super::statistics::Window;
 use super::transport::{Arrival, ImageKind, ImageSource, Images};
 use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
 use crate::image::Image;
-use crate::msg::{CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE};
+use crate::msg::{
+    CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE, Stamp,
+};
 use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
@@ -128,21 +131,18 @@ impl Camera {
         links: Links,
     ) -> Result<Self> {
         let raw = format!("{name}/image_raw");
+        let topics = image_topics(names, name)?;
         let (slot, reader) = slot();
         let (calibrations, unread) = bounded(CALIBRATIONS);
         let max_rate_hz = config.of_camera(name).max_rate_hz.unwrap_or(config.max_rate_hz);
         let (silence_ms, new_silence_ms) = self::slot();
         let ingest = Ingest {
-            node: (
-                names.namespace().to_owned(),
-                format!("{}_{name}", names.node()).replace('/', "_"),
-            ),
-            raw: names.topic(&raw)?,
-            compressed: names.twin(&raw, "compressed")?,
+            node: (names.namespace().to_owned(), node_of(names, name)),
+            reliability: topics.each_ref().map(|topic| config.reliability_of(topic)),
+            topics,
             info: names.sibling(&raw, "camera_info")?,
             network,
             transport: config.transport,
-            reliability: config.reliability,
             max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
             slot,
             calibrations: (calibrations, unread.clone()),
@@ -154,6 +154,7 @@ impl Camera {
             gaps: Gaps::default(),
             rate: RateLimit::new(max_rate_hz),
             arrivals: Arrivals::default(),
+            statistics: config.topic_statistics.then(Window::open),
             writers: WriterLock::new(config.writer_lock_ms),
             newest: None,
             joined: (Instant::now(), 0),
@@ -189,6 +190,17 @@ impl Camera {
     }
 }
 
+/// Absolute names of a camera's raw and compressed topic.
+pub(crate) fn image_topics(names: &Names, camera: &str) -> Result<[String; 2]> {
+    let raw = format!("{camera}/image_raw");
+    Ok([names.topic(&raw)?, names.twin(&raw, "compressed")?])
+}
+
+/// The node whose subscriptions are those of a camera.
+pub(crate) fn node_of(names: &Names, camera: &str) -> String {
+    format!("{}_{camera}", names.node()).replace('/', "_")
+}
+
 /// The topic and QoS that are read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Source {
@@ -204,12 +216,13 @@ type Infos<'a> = Fuse<LocalBoxStream<'a, ReadResult<(CameraInfo, MessageInfo)>>>
 /// What lives on the thread.
 struct Ingest {
     node: (String, String),
-    raw: String,
-    compressed: String,
+    /// The raw and the compressed one.
+    topics: [String; 2],
     info: String,
     network: Network,
     transport: Transport,
-    reliability: Reliability,
+    /// Of each of the topics.
+    reliability: [Reliability; 2],
     max_bytes: usize,
     slot: Slot<Frame>,
     links: Links,
@@ -227,6 +240,8 @@ struct Ingest {
     gaps: Gaps,
     rate: RateLimit,
     arrivals: Arrivals,
+    /// None where they are not asked for.
+    statistics: Option<Window>,
     writers: WriterLock,
     newest: Option<Instant>,
     /// When DDS was joined last, and how often before.
@@ -249,9 +264,10 @@ impl Ingest {
 
     /// Reads until told to stop, through as many participants as it takes.
     fn run(mut self, participant: Participant) {
+        let compressed = self.transport == Transport::Compressed;
         let mut source = Source {
-            compressed: self.transport == Transport::Compressed,
-            reliable: self.reliability == Reliability::Reliable,
+            compressed,
+            reliable: self.reliability[usize::from(compressed)] == Reliability::Reliable,
             latched: false,
         };
         let mut first = Some(participant);
@@ -284,7 +300,7 @@ impl Ingest {
                 participant.subscribe(&self.info, CAMERA_INFO.type_name, false)
             }?;
             let mut infos = calibrations.async_stream().boxed_local().fuse();
-            let topic = if source.compressed { &self.compressed } else { &self.raw };
+            let topic = &self.topics[usize::from(source.compressed)];
             let reliability = if source.reliable { "reliable" } else { "best effort" };
             log::info!("reading {topic} ({reliability})");
             self.writers.release();
@@ -302,10 +318,11 @@ impl Ingest {
         source: Source,
         infos: &mut Infos<'_>,
     ) -> Result<Option<Source>> {
-        let (topic, kind) = match source.compressed {
-            true => (&self.compressed, ImageKind::Compressed),
-            false => (&self.raw, ImageKind::Raw(ImageSeed { max_bytes: self.max_bytes })),
+        let kind = match source.compressed {
+            true => ImageKind::Compressed,
+            false => ImageKind::Raw(ImageSeed { max_bytes: self.max_bytes }),
         };
+        let topic = &self.topics[usize::from(source.compressed)];
         let images = participant.images(topic, kind, source.reliable)?;
         self.drain(participant, source, infos, images).await
     }
@@ -338,8 +355,9 @@ impl Ingest {
                         return Ok(Some(best));
                     }
                     self.report(source, found.map(|(_, publishers)| publishers));
+                    self.tell_statistics();
                     if let Some(silent) = self.watchdog.expired(Instant::now()) {
-                        log::warn!("{}: silent for {silent:.0?}, joining DDS anew", self.raw);
+                        log::warn!("{}: silent for {silent:.0?}, joining DDS anew", self.topics[0]);
                         return Ok(None);
                     }
                 }
@@ -368,14 +386,14 @@ impl Ingest {
             let publishers = graph.publishers(topic, type_name);
             (publishers.count > 0).then_some(publishers)
         };
-        let raw = || Some((false, known(&self.raw, IMAGE.type_name)?));
-        let compressed = || Some((true, known(&self.compressed, COMPRESSED_IMAGE.type_name)?));
+        let raw = || Some((false, known(&self.topics[0], IMAGE.type_name)?));
+        let compressed = || Some((true, known(&self.topics[1], COMPRESSED_IMAGE.type_name)?));
         let (compressed, publishers) = match self.transport {
             Transport::Auto => raw().or_else(compressed),
             Transport::Raw => raw(),
             Transport::Compressed => compressed(),
         }?;
-        let reliable = match self.reliability {
+        let reliable = match self.reliability[usize::from(compressed)] {
             Reliability::Auto => publishers.reliable,
             Reliability::Reliable => true,
             Reliability::BestEffort => false,
@@ -400,7 +418,7 @@ impl Ingest {
         }
         self.mismatch.clone_from(&mismatch);
         let input = Input {
-            topic: if source.compressed { &self.compressed } else { &self.raw }.clone(),
+            topic: self.topics[usize::from(source.compressed)].clone(),
             reliable: source.reliable,
             publishers: count,
             mismatch,
@@ -418,6 +436,14 @@ impl Ingest {
         drop(self.links.reports.try_send(Report::Input(self.links.camera, input)));
     }
 
+    /// Passes on the statistics of a second that is over.
+    fn tell_statistics(&mut self) {
+        if let Some(window) = self.statistics.as_mut().and_then(|it| it.next(Instant::now())) {
+            let report = Report::Statistics(self.links.camera, window);
+            drop(self.links.reports.try_send(report)); // no room: a window less
+        }
+    }
+
     /// Takes the message of the publisher that is read; another's goes no further.
     fn take(&mut self, Arrival { payload, sender }: Arrival) {
         let is_read = sender.is_none_or(|(writer, number)| {
@@ -433,6 +459,9 @@ impl Ingest {
         let received = Instant::now();
         self.watchdog.message(received);
         self.arrivals.message(received);
+        if let Some(window) = &mut self.statistics {
+            window.message(payload.header().stamp, (received, Stamp::now()));
+        }
         self.newest = Some(received);
         self.largest = self.largest.max(payload.len());
         self.sequence += 1;

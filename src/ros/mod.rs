@@ -44,6 +44,7 @@ mod seed;
 mod service;
 mod slot;
 mod stamps;
+mod statistics;
 mod stream;
 mod transport;
 mod writers;

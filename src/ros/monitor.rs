@@ -1,4 +1,5 @@
-//! The thread that speaks for the node: `~/heartbeat`, `/diagnostics`, latency topics, `/rosout`.
+//! The thread that speaks for the node: `~/heartbeat`, `/diagnostics`, latency topics, `/statistics`,
+//! `/rosout`.
 //!
 //! It hears of the others through a channel, so that neither a frame in the network nor a camera that
 //! sends nothing keeps it from speaking.
@@ -20,6 +21,7 @@ use super::heartbeat::Heartbeat;
 use super::raw::{failed, receive_buffer_limit};
 use super::recorder::Recording;
 use super::rosout::Line;
+use super::statistics::{Statistics, Window};
 use crate::msg::{
     DIAGNOSTIC_ARRAY, DiagnosticArray, FLOAT64_STAMPED, Float64Stamped, FrameStatus, Header, Log,
     Stamp,
@@ -43,6 +45,8 @@ pub(crate) enum Report {
     SelfTest(Result<(), String>),
     /// What was seen of a camera's picture; nothing when it was not looked at.
     Quality(usize, Option<Quality>),
+    /// A second of a camera's images, where statistics are kept.
+    Statistics(usize, Window),
     /// How the evidence recorder is, where there is one.
     Recording(Recording),
 }
@@ -63,6 +67,8 @@ struct Speaker {
     diagnostics: Publisher<DiagnosticArray>,
     rosout: Publisher<Log>,
     latencies: Vec<Latency>,
+    /// None where they are not asked for.
+    statistics: Option<Statistics>,
     graph: Graph,
     read: BTreeSet<String>,
     unserved: Vec<String>,
@@ -105,7 +111,7 @@ impl Monitor {
     pub(crate) fn start(
         participant: &mut Participant,
         names: &Names,
-        (health, watch, run_id): (Health, Watch, u32),
+        (health, watch, run_id, statistics): (Health, Watch, u32, Option<Statistics>),
         reports: Receiver<Report>,
         log: Receiver<Line>,
     ) -> Result<Self> {
@@ -125,6 +131,7 @@ impl Monitor {
             diagnostics: participant.publish(&topic, DIAGNOSTIC_ARRAY, (true, false))?,
             rosout: participant.publish_log(&names.topic("/rosout")?)?,
             latencies,
+            statistics,
             graph: participant.graph(),
             read: BTreeSet::new(),
             unserved: Vec::new(),
@@ -174,6 +181,14 @@ impl Speaker {
             Report::Input(camera, input) => self.health.input(camera, input, Instant::now()),
             Report::Model(model) => self.health.model(model),
             Report::Clock(clock) => self.health.clock(clock),
+            Report::Statistics(camera, window) => {
+                let sim_time = self.health.follows_clock();
+                if let Some(statistics) = &self.statistics
+                    && self.read.contains(statistics.topic())
+                {
+                    statistics.publish(camera, &window, sim_time);
+                }
+            }
             Report::SelfTest(result) => self.health.self_test(result),
             Report::Quality(camera, quality) => self.health.quality(camera, quality),
             Report::Recording(recording) => self.health.recording(recording, Instant::now()),

@@ -27,6 +27,7 @@ use super::raw::{RECEIVE_BUFFER, receive_buffer_limit};
 use super::recorder::Recorder;
 use super::rosout::Line;
 use super::stamps::{Rules, Stamps};
+use super::statistics::Statistics;
 use crate::config::{NodeConfig, Transport};
 use crate::image::{Image, Reject};
 use crate::model::Fused;
@@ -126,7 +127,8 @@ impl Node {
         let (reports, heard) = bounded(ROOM);
         let run_id = run_id();
         let health = Health::new(names.node().to_owned(), &config, Vec::new());
-        let health = (health, watch.clone(), run_id);
+        let statistics = Statistics::offer(outputs.participant(), names, &config)?;
+        let health = (health, watch.clone(), run_id, statistics);
         let monitor = Monitor::start(outputs.participant(), names, health, heard, log)?;
         let start = |(camera, name): (usize, &String)| {
             let (stop, reports, watch) = (stop.clone(), reports.clone(), watch.clone());
@@ -140,11 +142,10 @@ impl Node {
         clock.follow(config.use_sim_time, outputs.participant())?;
         let wait = Duration::from_millis(config.batch_wait_ms.into());
         let batcher = Batcher::new(config.batch_cameras, wait);
-        let participant = outputs.participant();
         let state = if loaded.is_some() { State::Active } else { State::Unconfigured };
         let recorder = Recorder::start(names, &config, reports.clone())?;
         let settings = (config.clone(), state, recorder.trigger());
-        let services = Services::start(participant, names, settings, stop.clone())?;
+        let services = Services::start(outputs.participant(), names, settings, stop.clone())?;
         let graph = outputs.participant().graph();
         let namesake = Namesake::new(names.node_name(), graph, config.allow_duplicate);
         check_receive_buffer(config.transport);

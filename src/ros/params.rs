@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Names;
 use super::context::Participant;
+use super::graph::PARAMETER_EVENT;
 use super::lifecycle::{
     ChangeStateResponse, Empty, Lifecycle, State, TRANSITION_EVENT, Transition,
 };
@@ -155,7 +156,8 @@ impl Services {
             settings: Settings { config, enabled: true },
             record,
             slot,
-            events: participant.parameter_events(&names.topic("/parameter_events")?)?,
+            events: participant
+                .publish_each(&names.topic("/parameter_events")?, PARAMETER_EVENT)?,
         };
         let serve = move || smol::block_on(server.serve(&services, &ended, &stop));
         let thread = thread::Builder::new().name("services".into()).spawn(serve);

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::{Names, Network};
 use super::context::Participant;
 use super::e2e::{self, Identity};
+use super::ingest::image_topics;
 use super::raw::RECEIVE_BUFFER;
 use super::transport::Sink;
 use crate::Result;
@@ -75,15 +76,17 @@ impl Outputs {
     /// Joins DDS under the node's name and offers the topics of every camera.
     ///
     /// # Errors
-    /// [`crate::Error::Ros`] when DDS cannot start, [`crate::Error::Setting`] for a name that ROS does not allow.
+    /// [`crate::Error::Ros`] when DDS cannot start, [`crate::Error::Setting`] for a name that ROS does not allow
+    /// and for QoS of a topic that this node does not have.
     pub(crate) fn new(names: &Names, network: Network, config: &NodeConfig) -> Result<Self> {
         let mut participant =
             Participant::new(network, (names.namespace(), names.node()), RECEIVE_BUFFER)?;
-        let reliable = config.mask_reliability == MaskReliability::Reliable;
-        let mut cameras = Vec::new();
+        let (mut cameras, mut read) = (Vec::new(), Vec::new());
+        let pictures = Vec::new();
+        let mut offer = Offer { participant: &mut participant, names, config, pictures };
         for name in &config.cameras {
+            read.extend(image_topics(names, name)?);
             let topic = |suffix: &str| format!("{name}/{suffix}");
-            let mut offer = Offer { participant: &mut participant, names, reliable };
             cameras.push(Camera {
                 semantic: offer.pair(&topic("semantic/image"))?,
                 confidence: offer.image(&topic("semantic/confidence"))?,
@@ -100,6 +103,7 @@ impl Outputs {
                 status: offer.latched(&topic("status"), FRAME_STATUS)?,
             });
         }
+        config.check_overrides(&read, &offer.pictures)?;
         let (jpeg_quality, overlay_alpha) = (config.jpeg_quality, config.overlay_alpha);
         let (read, reminded) = (BTreeMap::new(), Instant::now());
         let classes = ClassTable(Vec::new());
@@ -279,19 +283,31 @@ impl<M> Output<M> {
 struct Offer<'a> {
     participant: &'a mut Participant,
     names: &'a Names,
-    reliable: bool,
+    config: &'a NodeConfig,
+    /// Topics of pictures so far.
+    pictures: Vec<String>,
 }
 
 impl Offer<'_> {
     fn pair(&mut self, name: &str) -> Result<Pair> {
         let raw = self.image(name)?;
         let topic = self.names.twin(name, "compressed")?;
-        let compressed = self.output(topic, COMPRESSED_IMAGE.type_name, (self.reliable, false))?;
+        let compressed = self.picture(topic, COMPRESSED_IMAGE.type_name)?;
         Ok(Pair { raw, compressed })
     }
 
     fn image(&mut self, name: &str) -> Result<Output<Image>> {
-        self.output(self.names.topic(name)?, IMAGE.type_name, (self.reliable, false))
+        self.picture(self.names.topic(name)?, IMAGE.type_name)
+    }
+
+    fn picture<M: Serialize + 'static>(
+        &mut self,
+        topic: String,
+        type_name: &str,
+    ) -> Result<Output<M>> {
+        self.pictures.push(topic.clone());
+        let reliable = self.config.mask_reliability_of(&topic) == MaskReliability::Reliable;
+        self.output(topic, type_name, (reliable, false))
     }
 
     /// For messages of a few datagrams: most readers ask for reliability.

@@ -157,6 +157,22 @@ class Float64Stamped(IdlStruct, typename="autoware_internal_debug_msgs::msg::dds
 
 
 @dataclass
+class StatisticDataPoint(IdlStruct, typename="statistics_msgs::msg::dds_::StatisticDataPoint_"):
+    data_type: uint8
+    data: float64
+
+
+@dataclass
+class MetricsMessage(IdlStruct, typename="statistics_msgs::msg::dds_::MetricsMessage_"):
+    measurement_source_name: str
+    metrics_source: str
+    unit: str
+    window_start: Time
+    window_stop: Time
+    statistics: sequence[StatisticDataPoint]
+
+
+@dataclass
 class Log(IdlStruct, typename="rcl_interfaces::msg::dds_::Log_"):
     stamp: Time
     level: uint8
@@ -314,6 +330,7 @@ TYPES = {
     "diagnostics": DiagnosticArray,
     "heartbeat": DiagnosticStatus,
     "float64": Float64Stamped,
+    "metrics": MetricsMessage,
     "log": Log,
     "info": CameraInfo,
     "labels": LabelInfo,
@@ -516,6 +533,9 @@ class Peer:
                         file.write(data)
             elif field.name == "status":
                 line["status"] = [asdict(status) for status in value]
+            elif field.name == "statistics":
+                numbers = [(point.data_type, point.data) for point in value]
+                line["statistics"] = [[kind, None if data != data else data] for kind, data in numbers]
             elif field.name not in ("header", "stamp"):
                 line[field.name] = None if value != value else value  # JSON has no NaN
         say(**line)
