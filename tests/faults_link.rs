@@ -156,10 +156,12 @@ fn listen(peer: &Peer, time: Duration) -> (Duration, usize, Vec<String>) {
 fn row_45_packets_that_are_lost_deafen_nobody_and_are_counted() {
     let Some(mut link) = Link::bad() else { return };
     let Some((_node, peer)) = running(&link) else { return };
+    // Of the frames that come without loss: on a busy machine the camera does not keep its 10 Hz.
+    let (_, whole, _) = listen(&peer, Duration::from_secs(10));
     for (loss, seconds, least) in [(0.001, 10, 95), (0.01, 20, 85), (0.05, 40, 60)] {
         link.set(loss, 0, 0, 0.0);
         let (pause, frames, _) = listen(&peer, Duration::from_secs(seconds));
-        let share = 100 * frames as u64 / (10 * seconds);
+        let share = 1000 * frames / (whole * seconds as usize);
         eprintln!(
             "{} % of the packets lost: {share} % of the frames, longest pause {pause:.2?}",
             100.0 * loss
