@@ -519,9 +519,10 @@ fn a_soak_whose_node_is_killed_still_tells_what_it_measured_and_how_the_node_end
         .unwrap();
     let log = lines(soak.stderr.take().unwrap());
     let next = || log.recv_timeout(3 * PATIENCE).unwrap(); // it draws its pictures first
+    let warning = std::iter::repeat_with(next).find(|line| line.starts_with("[WARN]")).unwrap();
     while !next().contains("pictures a second") {}
     let began = Instant::now();
-    let refused = std::iter::repeat_with(next).find(|line| line.contains("refused")).unwrap();
+    thread::sleep(Duration::from_secs(3)); // of which it has to tell
     let node = node_of(&soak);
     assert!(Command::new("kill").args(["-KILL", &node]).status().unwrap().success());
     let complaint = log.iter().last().unwrap(); // until it ends
@@ -532,9 +533,9 @@ fn a_soak_whose_node_is_killed_still_tells_what_it_measured_and_how_the_node_end
     let report: Value = serde_json::from_slice(&report).unwrap();
     let early = &report["ended_early"];
     let second = early["second"].as_f64().unwrap();
-    assert!(second > 0.0 && second <= began.elapsed().as_secs_f64() + 0.5, "{report}");
+    assert!(second > 2.0 && second <= began.elapsed().as_secs_f64() + 0.5, "{report}");
     assert_eq!((&early["signal"], &early["exit_code"]), (&json!(9), &Value::Null), "{report}");
-    assert!(early["log"].as_array().unwrap().contains(&json!(refused)), "{report}");
+    assert!(early["log"].as_array().unwrap().contains(&json!(warning)), "{report}");
     assert!(report["segmented"].as_u64().unwrap() > 0, "{report}");
     assert!(report["memory_mib"]["at_the_end"].as_f64().unwrap() > 0.0, "{report}");
     let picture = std::fs::read(folder.path().join("soak.png")).unwrap();
