@@ -161,7 +161,7 @@ fn row_45_packets_that_are_lost_deafen_nobody_and_are_counted() {
     for (loss, seconds, least) in [(0.001, 10, 95), (0.01, 20, 85), (0.05, 40, 60)] {
         link.set(loss, 0, 0, 0.0);
         let (pause, frames, _) = listen(&peer, Duration::from_secs(seconds));
-        let share = 1000 * frames / (whole * seconds as usize);
+        let share = 1000 * frames as u64 / (whole as u64 * seconds);
         eprintln!(
             "{} % of the packets lost: {share} % of the frames, longest pause {pause:.2?}",
             100.0 * loss
