@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::args::{Names, Network};
@@ -199,8 +200,11 @@ impl Outputs {
         let checks = [crc(&classes), ood_mask.as_ref().map_or(0, crc)];
         #[cfg(feature = "fault-injection")]
         let ood_mask = ood_mask.map(crate::fault::mask);
+        // Counted from here on: a picture and its twin share one.
+        let (classes, ood_mask) = (Bytes::from(classes), ood_mask.map(Bytes::from));
         let size = (height, width);
-        let image = |encoding: &str, data| Image::packed(header.clone(), size, encoding, data);
+        let image =
+            |encoding: &str, data: Bytes| Image::packed(header.clone(), size, encoding, data);
         if let Some(calibration) = calibration {
             let info = calibration.beside(&header, size);
             let outputs = [&camera.semantic_info, &camera.ood_info];
@@ -217,28 +221,24 @@ impl Outputs {
         for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))]
         {
             let Some(plane) = plane else { continue };
-            self.pair(pair, || image("mono8", plane.clone()), CompressedImage::PNG_OF_MONO8, png)?;
+            self.pair(pair, image("mono8", plane.clone()), CompressedImage::PNG_OF_MONO8, png)?;
         }
         if let Some(confidence) = prediction.confidence {
-            camera.confidence.publish(image("mono8", confidence));
+            camera.confidence.publish(image("mono8", confidence.into()));
         }
         if let Some(score) = prediction.score {
             let bytes = score.iter().flat_map(|value| value.to_le_bytes()).collect();
             camera.score.publish(image("32FC1", bytes));
         }
         if let Some(plane) = prediction.probability {
-            self.pair(
-                &camera.probability,
-                || image("mono8", plane.clone()),
-                CompressedImage::PNG_OF_MONO8,
-                png,
-            )?;
+            let plane = image("mono8", plane.into());
+            self.pair(&camera.probability, plane, CompressedImage::PNG_OF_MONO8, png)?;
         }
         if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
             let mixed =
                 overlay(&rgb, width, &classes, ood_mask, (&self.classes, self.overlay_alpha));
             let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
-            let mixed = || image("rgb8", mixed.clone());
+            let mixed = image("rgb8", mixed.into());
             self.pair(&camera.overlay, mixed, CompressedImage::JPEG_OF_RGB8, jpeg)?;
         }
         Ok(checks)
@@ -248,15 +248,15 @@ impl Outputs {
     fn pair(
         &self,
         pair: &Pair,
-        image: impl Fn() -> Image,
+        image: Image,
         format: &str,
         encode: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
     ) -> Result<()> {
         if self.reads(&pair.raw) {
-            pair.raw.publish(image());
+            pair.raw.publish(image.clone());
         }
         if self.reads(&pair.compressed) {
-            let Image { header, data, .. } = image();
+            let Image { header, data, .. } = image;
             let (data, format) = (encode(&data)?, format.to_owned());
             pair.compressed.publish(CompressedImage { header, format, data });
         }
