@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use ood_segmentation::ros::raw::{ByteOrder, Participant, Qos};
 use peers::{Node, PATIENCE, Peer};
 use ros2_client::dds::rustdds;
@@ -188,23 +188,29 @@ fn a_long_sample_with_inline_qos_arrives_whole() {
         writer_guid: rustdds::GUID::GUID_UNKNOWN,
         sequence_number: 7i64.into(),
     };
-    let received = smol::block_on(async {
-        let mut samples = std::pin::pin!(reader.as_async_stream());
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            // Again and again: the first may be sent before both sides know each other.
-            let options =
-                rustdds::WriteOptionsBuilder::new().related_sample_identity(identity).build();
-            writer.write_with_options(reply.clone(), options).unwrap();
-            let pause = smol::Timer::after(Duration::from_millis(500));
-            let sample = futures::future::select(samples.next(), pause).await;
-            if let futures::future::Either::Left((Some(sample), _)) = sample {
-                return Some(sample.unwrap().into_value());
-            }
-        }
-        None
+    let received = first(reader.as_async_stream(), || {
+        let options = rustdds::WriteOptionsBuilder::new().related_sample_identity(identity).build();
+        writer.write_with_options(reply.clone(), options).unwrap();
     });
-    assert!(received.is_some_and(|found| found == reply), "it did not come whole");
+    assert!(received.into_value() == reply, "it did not come whole");
+}
+
+/// The first sample of those that are written again and again: the first may be sent before both sides know
+/// each other.
+fn first<T, E: std::fmt::Debug>(
+    samples: impl Stream<Item = Result<T, E>>,
+    mut write: impl FnMut(),
+) -> T {
+    let (mut samples, end) = (std::pin::pin!(samples), Instant::now() + PATIENCE);
+    while Instant::now() < end {
+        write();
+        let pause = smol::Timer::after(Duration::from_millis(500));
+        let sample = smol::block_on(futures::future::select(samples.next(), pause));
+        if let futures::future::Either::Left((Some(sample), _)) = sample {
+            return sample.unwrap();
+        }
+    }
+    panic!("nothing came");
 }
 
 /// Says of a payload whether its last part was shared.
@@ -257,17 +263,8 @@ fn a_decoder_shares_the_payload_that_came() {
     let mut writer = here.writer("/shared", IMAGE, BEST_EFFORT, ByteOrder::Little).unwrap();
     assert!(writer.wait_matched(PATIENCE));
     for length in [100, 100_000] {
-        let end = Instant::now() + PATIENCE;
-        let shared = loop {
-            // Again and again: the first may be sent before the reader knows the writer.
-            assert!(Instant::now() < end && writer.write(payload(9, length)).unwrap());
-            let mut samples = std::pin::pin!(reader.as_async_stream());
-            let pause = smol::Timer::after(Duration::from_millis(200));
-            let sample = smol::block_on(futures::future::select(samples.next(), pause));
-            if let futures::future::Either::Left((Some(sample), _)) = sample {
-                break sample.unwrap().into_value();
-            }
-        };
+        let send = || assert!(writer.write(payload(9, length)).unwrap());
+        let shared = first(reader.as_async_stream(), send).into_value();
         assert!(shared, "{length} bytes were copied");
     }
 }

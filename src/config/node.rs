@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 use super::calibrated::Calibrated;
 use super::parameters::{Change, Parameter, Value};
 use super::problems::{Problems, in_file};
-use super::qos::{self, MaskReliability, QosOverrides, Reliability, Transport};
+use super::qos::{MaskReliability, QosOverrides, Reliability, Transport};
 use crate::{Error, Result};
 
 /// `config/ood_segmentation.param.yaml`, compiled in.
@@ -215,7 +215,7 @@ impl NodeConfig {
         flatten("", &serde_yaml::to_value(self).map_err(wrong)?, &mut flat);
         let typed = flat.iter().map(|(key, yaml)| typed(key, yaml, &self.cameras));
         let mut values = typed.collect::<Result<Values>>()?;
-        let overrides = self.qos_overrides.keys().flat_map(|topic| qos::rows(topic));
+        let overrides = self.qos_overrides.keys().flat_map(|topic| Parameter::of_topic(topic));
         let known = Parameter::all(&self.cameras).chain(overrides);
         Ok(known.filter_map(|row| values.remove(&*row.name).map(|value| (row, value))).collect())
     }

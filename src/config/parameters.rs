@@ -217,11 +217,6 @@ impl Parameter {
         PARAMETERS.iter().cloned().chain(cameras.iter().flat_map(own_of))
     }
 
-    /// The overrides that a topic, an absolute name, may have of its QoS, which are set at start only.
-    pub fn of_topic(topic: &str) -> impl Iterator<Item = Self> {
-        qos::rows(topic)
-    }
-
     /// The one called `name`, of [`Parameter::all`] or [`Parameter::of_topic`].
     ///
     /// # Errors
@@ -229,7 +224,8 @@ impl Parameter {
     pub fn named(name: &str, cameras: &[String]) -> Result<Self> {
         let near = |row: &Self| strsim::jaro_winkler(&row.name, name);
         let topic = qos::topic_of(name);
-        let rows = || Self::all(cameras).chain(topic.iter().flat_map(|topic| qos::rows(topic)));
+        let rows =
+            || Self::all(cameras).chain(topic.iter().flat_map(|topic| Self::of_topic(topic)));
         rows().find(|row| row.name == name).ok_or_else(|| {
             let nearest = rows().max_by(|a, b| near(a).total_cmp(&near(b)));
             let nearest = nearest.map_or(Cow::Borrowed(""), |row| row.name);

@@ -67,14 +67,16 @@ const POLICIES: [(&str, &str, Kind, &str); 5] = [
         Kind::Choice(&["best_effort", "reliable", "system_default"]), OFFERED),
 ];
 
-/// The overrides that a topic may have.
-pub(super) fn rows(topic: &str) -> impl Iterator<Item = Parameter> {
-    POLICIES.into_iter().map(move |(end, policy, kind, description)| Parameter {
-        name: format!("{PREFIX}{topic}.{end}.{policy}").into(),
-        kind,
-        change: Change::ReadOnly,
-        description,
-    })
+impl Parameter {
+    /// The overrides that a topic, an absolute name, may have of its QoS, which are set at start only.
+    pub fn of_topic(topic: &str) -> impl Iterator<Item = Self> {
+        POLICIES.into_iter().map(move |(end, policy, kind, description)| Self {
+            name: format!("{PREFIX}{topic}.{end}.{policy}").into(),
+            kind,
+            change: Change::ReadOnly,
+            description,
+        })
+    }
 }
 
 /// The absolute topic that the name of an override is about, or means to be.
