@@ -127,12 +127,15 @@ fn row_30_of_four_cameras_one_dies_and_the_others_do_not_notice() {
     let after = pace(&reader, Duration::from_secs(14));
     eprintln!("frames and median age in ms, before {before:?} and after {after:?}");
     assert_eq!(before.len(), 3);
-    for (camera, (frames, age)) in before {
-        let (frames_after, age_after) = after[&camera];
+    for (camera, (frames, _)) in &before {
+        let frames_after = after[camera].0;
         assert!(frames.abs_diff(frames_after) * 100 <= 5 * frames, "{camera}: {frames_after}");
-        // Less to do makes them faster, if anything.
-        assert!(age_after <= 1.05 * age + 1.0, "{camera}: {age_after} ms, before {age} ms");
     }
+    // Which of them waits for which is chance, so their ages count together. Less to do makes them
+    // faster, if anything.
+    let age = |of: &BTreeMap<String, (usize, f64)>| of.values().map(|it| it.1).sum::<f64>() / 3.0;
+    let (age, age_after) = (age(&before), age(&after));
+    assert!(age_after <= 1.05 * age + 1.0, "{age_after} ms, before {age} ms");
 }
 
 #[test]

@@ -166,6 +166,26 @@ fn a_reader_that_was_away_finds_the_newest_sample_only() {
 }
 
 #[test]
+fn a_latched_writer_that_nobody_reads_keeps_its_depth() {
+    let here = Participant::new(70).unwrap();
+    // For late readers ten of them.
+    let latched = Qos { reliable: true, transient_local: true, samples: 1000 };
+    let mut writer = here.writer("/latched", IMAGE, latched, ByteOrder::Little).unwrap();
+    for number in 1..=50 {
+        assert!(writer.write(payload(number, 100)).unwrap());
+    }
+    // What is not needed goes every six seconds, and a reader would have it sent before.
+    std::thread::sleep(Duration::from_secs(10));
+    let there = Participant::new(70).unwrap();
+    let mut reader = there.reader("/latched", IMAGE, latched).unwrap();
+    let mut kept = Vec::new();
+    while kept.last() != Some(&50) {
+        kept.push(reader.next(PATIENCE).unwrap().unwrap().data[4]);
+    }
+    assert_eq!(kept, (41..=50).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_long_sample_with_inline_qos_arrives_whole() {
     let participant = |_| rustdds::DomainParticipant::new(62).unwrap();
     let [here, there] = [0, 1].map(participant);

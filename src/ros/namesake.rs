@@ -41,8 +41,8 @@ impl Namesake {
         self.looked = Some(Instant::now());
         let grown = self.started.elapsed() >= YOUNG;
         if self.graph.namesake(&self.node).is_some_and(|is_smaller| is_smaller || grown) {
-            let remedy =
-                "a name that no running node has: -r __node:=NAME, or allow_duplicate: true";
+            let remedy = "a name that no running node has (duplicate_node): -r __node:=NAME, or \
+                          allow_duplicate: true";
             return Err(Error::setting("__node", &self.node, remedy));
         }
         Ok(())
