@@ -308,8 +308,10 @@ mod tests {
         slot.arrived.block(None).unwrap();
         assert_ne!(plain::<u8>(&slot.device.narrow(0, 0, 5000)), old);
         // SAFETY: as above.
-        let again = unsafe { slot.pinned.copy_to(&slot.device, 5000, &copies.stream) };
-        assert!(again.unwrap_err().to_string().contains("may still be read"));
+        let again = || unsafe { slot.pinned.copy_to(&slot.device, 5000, &copies.stream) };
+        assert!(again().unwrap_err().to_string().contains("filled again before the host knows"));
+        slot.arrived.sync().unwrap();
+        assert!(again().unwrap_err().to_string().contains("may still be read"));
         // SAFETY: as above.
         let early = unsafe { slot.pinned.copy_from(&slot.device, 0, &copies.stream) };
         assert!(early.unwrap_err().to_string().contains("before it was computed"));

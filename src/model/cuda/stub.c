@@ -20,9 +20,10 @@ enum kind { COPY, RECORD, BLOCK };
 struct event;
 struct stream;
 struct op { enum kind kind; void *to; const void *from; size_t bytes; struct event *event; uint64_t version; struct op *next; };
-struct event { uint64_t recorded, done, tick; struct stream *stream; double ms; };
-struct stream { struct op *head, **tail; uint64_t seen; };
-struct pinned { char *memory; size_t bytes; };
+struct event { uint64_t recorded, done, tick, after; struct stream *stream; double ms; };
+struct stream { struct op *head, **tail; uint64_t seen, copies; };
+/* `copy` is the number of the stream's copy out of it that the host has not waited for. */
+struct pinned { char *memory; size_t bytes; struct stream *stream; uint64_t copy; };
 struct target { void *to; struct stream *stream; uint64_t consumed; };
 #define NOT_YET (UINT64_MAX - 1) /* copied, and nobody waited for it */
 
@@ -80,6 +81,7 @@ static int event_record(void *event, void *stream) {
   e->stream = stream;
   e->recorded++;
   if (stream) {
+    e->after = e->stream->copies;
     push(stream, (struct op){.kind = RECORD, .event = e, .version = e->recorded});
   } else {
     e->done = e->recorded;
@@ -101,7 +103,13 @@ static int event_block(void *event, void *stream) {
     if (t->stream == e->stream && t->consumed == NOT_YET) t->consumed = tick; /* may be read from now on */
   return 0;
 }
-static int event_sync(void *event) { finish(event, ((struct event *)event)->recorded); return 0; }
+static int event_sync(void *event) {
+  struct event *e = event;
+  finish(e, e->recorded);
+  for (struct pinned *p = pinned; p < pinned + 64; p++)
+    if (p->stream == e->stream && p->copy <= e->after) p->copy = 0;
+  return 0;
+}
 static int event_elapsed(void *from, void *to, float *milliseconds) {
   *milliseconds = (float)(((struct event *)to)->ms - ((struct event *)from)->ms);
   return 0;
@@ -111,7 +119,7 @@ static int pinned_new(int device, size_t bytes, void **memory) {
   (void)device;
   for (struct pinned *p = pinned; p < pinned + 64; p++)
     if (!p->memory) {
-      *p = (struct pinned){*memory = malloc(bytes), bytes};
+      *p = (struct pinned){*memory = malloc(bytes), bytes, NULL, 0};
       return 0;
     }
   text = "no more than 64 buffers";
@@ -122,16 +130,20 @@ static void pinned_free(void *memory) {
     if (p->memory == memory) p->memory = NULL;
   free(memory);
 }
-static int is_pinned(const void *at, size_t bytes) {
+static struct pinned *is_pinned(const void *at, size_t bytes) {
   for (struct pinned *p = pinned; p < pinned + 64; p++)
-    if (p->memory && (const char *)at >= p->memory && (const char *)at + bytes <= p->memory + p->bytes) return 1;
-  return 0;
+    if (p->memory && (const char *)at >= p->memory && (const char *)at + bytes <= p->memory + p->bytes) return p;
+  return NULL;
 }
 static int copy(void *to, const void *from, size_t bytes, void *stream) {
   struct stream *s = stream;
-  if (is_pinned(to, bytes) == is_pinned(from, bytes)) return fail("not a copy between pinned and device memory");
-  if (is_pinned(to, bytes) && s->seen != tick) return fail("copied out before it was computed");
-  if (is_pinned(from, bytes)) {
+  struct pinned *up = is_pinned(from, bytes), *down = is_pinned(to, bytes);
+  if (!up == !down) return fail("not a copy between pinned and device memory");
+  if (down && s->seen != tick) return fail("copied out before it was computed");
+  if (up && up->copy) return fail("filled again before the host knows that its copy is over");
+  if (up) {
+    up->stream = s;
+    up->copy = ++s->copies;
     struct target *t = targets;
     while (t->to && t->to != to && t < targets + 255) t++;
     if (t->to == to && s->seen <= t->consumed) return fail("overwritten while it may still be read");
