@@ -527,7 +527,6 @@ mod tests {
 
     use super::*;
     use crate::config::ClassTable;
-    use crate::model::cuda::stub;
 
     fn model() -> Model {
         tch::manual_seed(5);
@@ -535,7 +534,7 @@ mod tests {
         Model::new(&config, Device::Cpu).unwrap()
     }
 
-    fn pipeline(plan: Plan) -> Pipeline {
+    pub(super) fn pipeline(plan: Plan) -> Pipeline {
         let model = model();
         let limits = Limits::default();
         let config = PipelineConfig {
@@ -549,7 +548,7 @@ mod tests {
         Pipeline::new(model, config).unwrap()
     }
 
-    fn picture(h: u32, w: u32) -> Image {
+    pub(super) fn picture(h: u32, w: u32) -> Image {
         let data = (0..h * w * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let encoding = "rgb8".into();
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
@@ -566,7 +565,7 @@ mod tests {
         assert_eq!((before.score, before.classes), (after.score, after.classes));
     }
 
-    const ALL: Planes =
+    pub(super) const ALL: Planes =
         Planes { score: true, confidence: true, probability: true, rgb: true, obstacles: true };
 
     #[test]
@@ -764,41 +763,5 @@ mod tests {
         let raised = window::raise(&outputs, [150, 301]);
         let full = pipeline.run(&image, ALL).unwrap().score.unwrap();
         assert_eq!(full, Vec::<f32>::try_from(Score::Llr.of(&raised).view(-1)).unwrap());
-    }
-
-    #[test]
-    fn pinned_copies_change_no_bit_of_any_frame_and_graphs_that_replay_nothing_are_not_used() {
-        let plain = pipeline(Plan::Tiles);
-        let mut fast = pipeline(Plan::Tiles);
-        fast.accelerate_with(&stub::open(&[]));
-        assert_eq!(fast.way(), "plain passes; pinned copies, equal to plain ones");
-        let images = [picture(150, 301), picture(90, 100), picture(1, 1), picture(140, 280)];
-        let view = View::default();
-        let frames: Vec<Frame<'_>> = [0, 1, 2, 3, 0, 3]
-            .into_iter()
-            .zip([ALL, Planes::default()].into_iter().cycle())
-            .map(|(i, planes)| (&images[i], &view, planes))
-            .collect();
-        for _ in 0..2 {
-            for (got, want) in fast.run_batch(&frames).into_iter().zip(plain.run_batch(&frames)) {
-                let (mut got, mut want) = (got.unwrap(), want.unwrap());
-                (got.timing, want.timing) = Default::default();
-                assert_eq!(got, want);
-            }
-        }
-        let scores = [Score::Msp, Score::Llr];
-        let [got, want] = [&fast, &plain].map(|one| one.scores(&images[0], &scores).unwrap());
-        assert_eq!(got, want);
-    }
-
-    #[test]
-    fn without_a_plug_in_that_works_everything_is_plain() {
-        let mut pipeline = pipeline(Plan::Tiles);
-        let before = pipeline.way().to_owned();
-        pipeline.accelerate(); // there is none for a CPU
-        assert_eq!(pipeline.way(), before);
-        pipeline.accelerate_with(&stub::open(&["-DSTUB_SPOILS_COPIES"]));
-        assert_eq!(pipeline.way(), "plain passes; plain copies");
-        pipeline.run(&picture(60, 100), ALL).unwrap();
     }
 }

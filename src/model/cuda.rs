@@ -9,11 +9,13 @@
 
 mod copies;
 mod graphs;
+mod objects;
 mod plugin;
 
 pub use copies::{Copies, Download, Downloaded};
 pub use graphs::{Graphs, Maps};
-pub use plugin::{Event, Plugin};
+pub use objects::Event;
+pub use plugin::Plugin;
 
 /// The stub that the tests open instead of the plug-in.
 #[cfg(test)]
@@ -29,7 +31,7 @@ pub(crate) mod stub {
     use super::{Maps, Plugin};
 
     /// Does what a graph does: from the input, into the memory of the maps.
-    type Replay = Box<dyn Fn(&Tensor, &Maps)>;
+    pub(crate) type Replay = Box<dyn Fn(&Tensor, &Maps)>;
 
     thread_local! {
         /// Input and maps of each graph recorded by this thread.

@@ -48,3 +48,48 @@ impl Pipeline {
 fn flat<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     guarded("trying the CUDA plug-in", work)?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ALL, picture, pipeline};
+    use super::super::{Frame, Planes, View};
+    use crate::model::Score;
+    use crate::model::cuda::stub;
+    use crate::window::Plan;
+
+    #[test]
+    fn pinned_copies_change_no_bit_of_any_frame_and_graphs_that_replay_nothing_are_not_used() {
+        let plain = pipeline(Plan::Tiles);
+        let mut fast = pipeline(Plan::Tiles);
+        fast.accelerate_with(&stub::open(&[]));
+        assert_eq!(fast.way(), "plain passes; pinned copies, equal to plain ones");
+        let images = [picture(150, 301), picture(90, 100), picture(1, 1), picture(140, 280)];
+        let view = View::default();
+        let frames: Vec<Frame<'_>> = [0, 1, 2, 3, 0, 3]
+            .into_iter()
+            .zip([ALL, Planes::default()].into_iter().cycle())
+            .map(|(i, planes)| (&images[i], &view, planes))
+            .collect();
+        for _ in 0..2 {
+            for (got, want) in fast.run_batch(&frames).into_iter().zip(plain.run_batch(&frames)) {
+                let (mut got, mut want) = (got.unwrap(), want.unwrap());
+                (got.timing, want.timing) = Default::default();
+                assert_eq!(got, want);
+            }
+        }
+        let scores = [Score::Msp, Score::Llr];
+        let [got, want] = [&fast, &plain].map(|one| one.scores(&images[0], &scores).unwrap());
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn without_a_plug_in_that_works_everything_is_plain() {
+        let mut pipeline = pipeline(Plan::Tiles);
+        let before = pipeline.way().to_owned();
+        pipeline.accelerate(); // there is none for a CPU
+        assert_eq!(pipeline.way(), before);
+        pipeline.accelerate_with(&stub::open(&["-DSTUB_SPOILS_COPIES"]));
+        assert_eq!(pipeline.way(), "plain passes; plain copies");
+        pipeline.run(&picture(60, 100), ALL).unwrap();
+    }
+}

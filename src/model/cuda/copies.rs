@@ -10,7 +10,8 @@ use std::cell::{Cell, Ref, RefCell};
 use tch::kind::Element;
 use tch::{Device, Kind, Tensor};
 
-use super::plugin::{Event, Pinned, Plugin, Stream};
+use super::objects::{Event, Pinned, Stream};
+use super::plugin::Plugin;
 use crate::{Error, Result};
 
 /// What is smaller gains nothing, and a picture of one pixel might still be a view of its upload.
@@ -57,7 +58,7 @@ impl Slot {
     fn grow(&mut self, plugin: &Plugin, bytes: usize) -> Result<()> {
         let size = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.pinned = Pinned::new(plugin, bytes)?;
-        self.device = Tensor::empty([size], (Kind::Uint8, plugin.device()));
+        self.device = Tensor::empty([size], (Kind::Uint8, plugin.device));
         // This memory may have been another tensor's, which the current stream still reads.
         self.read.record(None)
     }
@@ -88,7 +89,7 @@ impl Copies {
     /// [`Error::Torch`].
     pub fn upload(&self, bytes: &[u8]) -> Result<Tensor> {
         if bytes.len() < LEAST {
-            return Ok(Tensor::from_slice(bytes).to_device(self.plugin.device()));
+            return Ok(Tensor::from_slice(bytes).to_device(self.plugin.device));
         }
         let last = self.turn.get();
         self.up[last].borrow().read.record(None)?;

@@ -2,7 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::plugin::{Graph, Plugin, Stream};
+use super::objects::{Graph, Stream};
+use super::plugin::Plugin;
 use crate::{Error, Result};
 
 /// Largest deviation of a replay from the plain pass, as a share of `1 + |value|`: the same kernels on the
@@ -53,7 +54,7 @@ impl Graphs {
         shape: [i64; 4],
         network: impl Fn(&Tensor) -> Maps,
     ) -> Result<Self> {
-        let input = Tensor::zeros(shape, (Kind::Float, plugin.device()));
+        let input = Tensor::zeros(shape, (Kind::Float, plugin.device));
         let stream = Stream::new(plugin)?;
         let mut recorded: Vec<Recorded> = Vec::new();
         stream.within(|| {
@@ -219,7 +220,7 @@ mod tests {
             again(x, maps);
             drop(maps.uem.as_ref().unwrap().get(0).get(1).get(2).get(3).fill_(f64::NAN));
         };
-        let wrong: [(&str, Box<dyn Fn(&Tensor, &Maps)>); 4] = [
+        let wrong: [(&str, stub::Replay); 4] = [
             ("nothing", Box::new(nothing)),
             ("late", Box::new(late)),
             ("short", Box::new(short)),

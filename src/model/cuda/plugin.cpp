@@ -71,6 +71,7 @@ struct Stream {
 
 struct Graph {
   DeviceIndex device;
+  c10::MempoolId_t pool;
   at::cuda::CUDAGraph graph;
 };
 
@@ -148,13 +149,26 @@ int graph_begin(int device, void *sibling, void **graph) {
   return guarded([&] {
     auto made = std::make_unique<Graph>();
     made->device = static_cast<DeviceIndex>(device);
-    const auto pool = sibling ? static_cast<Graph *>(sibling)->graph.pool() : c10::MempoolId_t{0, 0};
+    made->pool = sibling ? static_cast<Graph *>(sibling)->pool : at::cuda::graph_pool_handle();
     // Calls of other threads do not spoil the recording.
-    made->graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    made->graph.capture_begin(made->pool, cudaStreamCaptureModeThreadLocal);
     *graph = made.release();
   });
 }
-int graph_end(void *graph) { return guarded([&] { static_cast<Graph *>(graph)->graph.capture_end(); }); }
+int graph_end(void *graph) {
+  auto &g = *static_cast<Graph *>(graph);
+  const int code = guarded([&] { g.graph.capture_end(); });
+  if (code) {
+    // libtorch leaves its allocator filling the pool where the recording itself has failed.
+    const auto text = last_error;
+    guarded([&] {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(g.device, g.pool);
+      c10::cuda::CUDACachingAllocator::releasePool(g.device, g.pool);
+    });
+    last_error = text;
+  }
+  return code;
+}
 int graph_replay(void *graph) {
   return guarded([&] {
     auto &g = *static_cast<Graph *>(graph);
