@@ -75,17 +75,18 @@ impl Fused {
         self.uem_rests = rests;
     }
 
-    /// Runs recorded passes from now on, for up to `batch` windows at a time; how far they are from the
-    /// plain ones. They hold for these weights where they lie, and there is no way to replace them.
+    /// Replays recorded passes from now on, of up to `batch` windows but no more than 16: of a larger pass
+    /// the launches, which is what recording saves, are a small part. They hold for these weights where
+    /// they lie, and there is no way to replace them.
     ///
     /// # Errors
     /// [`Error::Torch`]: passes stay plain. A panic of libtorch goes through.
-    pub fn record(&mut self, plugin: &Plugin, batch: usize) -> Result<f64> {
-        let batch = i64::try_from(batch).unwrap_or(i64::MAX);
+    pub fn record(&mut self, plugin: &Plugin, batch: usize) -> Result<&Graphs> {
+        let batch = i64::try_from(batch.min(16)).unwrap_or(1);
         let [h, w] = self.config.window;
         self.graphs = None;
         let graphs = Graphs::new(plugin, [batch, 3, h, w], |x| self.maps(x, true))?;
-        Ok(self.graphs.insert(graphs).deviation())
+        Ok(self.graphs.insert(graphs))
     }
 
     /// Every weight that it runs with, by a name of its place.
@@ -377,7 +378,7 @@ mod tests {
             };
             let (mut recorded, twin, plain) = (copy(), copy(), Fused::new(first));
             let plugin = stub::replaying(move |x, maps| stub::overwrite(maps, &twin.maps(x, true)));
-            assert_eq!(recorded.record(&plugin, 2).unwrap(), 0.0);
+            assert_eq!(recorded.record(&plugin, 2).unwrap().deviation(), 0.0);
             let [h, w] = plain.config().window;
             let pictures = [1, 2, 1, 3].map(|windows| {
                 Tensor::randn([windows, 3, h, w], (Kind::Float, Device::Cpu)) // 3: not recorded

@@ -6,6 +6,7 @@ use std::{env, fmt, mem, ptr};
 
 use tch::Device;
 
+use super::super::device::loader_error;
 use crate::{Error, Result};
 
 /// `OOD_SEGMENTATION_CUDA_ABI` of `plugin.h`.
@@ -139,12 +140,6 @@ impl Plugin {
         let problem = if memory { format!("CUDA out of memory: {text}") } else { text };
         Err(Error::Torch { what, problem })
     }
-}
-
-fn loader_error() -> String {
-    // SAFETY: dlerror returns null or a C string valid until the next dl call of this thread.
-    let text = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
-    text.map_or("no reason given".into(), |text| text.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -38,9 +38,10 @@ pub(super) fn run(args: &WindowArgs) -> Result<()> {
     let x = x.repeat([args.batch.into(), 1, 1, 1]);
     let score = |outputs: &Outputs| Score::Llr.of(outputs).mean(Kind::Float).double_value(&[]);
     score(&model.forward(&x));
-    let recorded = plugin.filter(|_| args.graphs);
-    let deviation =
-        recorded.map(|plugin| model.record(&plugin, args.batch as usize)).transpose()?;
+    let deviation = match plugin.filter(|_| args.graphs) {
+        Some(plugin) => Some(model.record(&plugin, args.batch as usize)?.deviation()),
+        None => None,
+    };
     let stopwatch = plugin.as_ref().map(Stopwatch::new).transpose()?;
     let (mut mean, mut device_ms) = (0.0, Vec::new());
     let (start, cpu) = (Instant::now(), cpu_seconds()?);
