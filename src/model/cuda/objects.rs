@@ -92,7 +92,7 @@ impl Event {
     /// One that nothing waits for until it is recorded.
     ///
     /// # Errors
-    /// [`Error::Torch`].
+    /// [`crate::Error::Torch`].
     pub fn new(plugin: &Plugin) -> Result<Self> {
         let Table { event_new, event_free, .. } = *plugin.table;
         Ok(Self(Object::new(plugin, "making a CUDA event", event_new, event_free)?))
@@ -111,7 +111,7 @@ impl Event {
     /// This thread waits.
     ///
     /// # Errors
-    /// [`Error::Torch`]: also of the work before it.
+    /// [`crate::Error::Torch`]: also of the work before it.
     pub fn sync(&self) -> Result<()> {
         let plugin = &self.0.plugin;
         // SAFETY: an object of this kind.
@@ -121,7 +121,7 @@ impl Event {
     /// After what this thread has queued so far.
     ///
     /// # Errors
-    /// [`Error::Torch`].
+    /// [`crate::Error::Torch`].
     pub fn now(&self) -> Result<()> {
         self.record(None)
     }
@@ -129,7 +129,7 @@ impl Event {
     /// Milliseconds of device time from this event to a later one; both are over.
     ///
     /// # Errors
-    /// [`Error::Torch`].
+    /// [`crate::Error::Torch`].
     pub fn until(&self, later: &Self) -> Result<f32> {
         let (plugin, mut ms) = (&self.0.plugin, 0.0);
         // SAFETY: objects of this kind; a float to write to.

@@ -59,7 +59,7 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// What a tool of ours was doing, as an [`Error::Torch`] says it.
+/// What failed, as an [`Error::Torch`] says it.
 const OPENING: &str = "opening the CUDA plug-in (`make cuda-plugin`)";
 
 impl Plugin {
@@ -86,7 +86,7 @@ impl Plugin {
     ///
     /// # Errors
     /// As [`Plugin::open`].
-    pub fn open_at(path: &Path, device: Device) -> Result<Self> {
+    pub(super) fn open_at(path: &Path, device: Device) -> Result<Self> {
         let failed = |problem: String| Error::Torch { what: OPENING, problem };
         let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|error| failed(error.to_string()))?;
