@@ -11,7 +11,7 @@ CARGO  ?= cargo
 TORCH  ?= cpu# cpu: the smallest install that runs on a CPU; cuda: the full one
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-model claim test faults soak golden parity bench bench-transport lint doc deny distributions fuzz sbom deb audit clean
+.PHONY: help setup build cuda-plugin demo demo-model claim test faults soak golden parity bench bench-transport lint doc deny distributions fuzz sbom deb audit clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,13 +40,31 @@ $(VENV)/.peers: tests/peers/requirements.txt | $(VENV)/bin/pip
 
 # A libtorch of your own wins: LIBTORCH=<folder with lib/ and include/>, or LIBTORCH_USE_PYTORCH=1.
 ifeq ($(LIBTORCH)$(LIBTORCH_USE_PYTORCH),)
-setup: $(VENV)/.torch-$(TORCH) ## install libtorch 2.11.0 into .venv (TORCH=cuda for the full one)
+LIBRARY := $(VENV)/.torch-$(TORCH)
+setup: $(LIBRARY) $(if $(filter cuda,$(TORCH)),cuda-plugin) ## install libtorch 2.11.0 into .venv (TORCH=cuda for the full one)
 else
 setup:
 endif
 
 build: setup ## both binaries, in target/release
 	@$(CARGO) build --release --locked
+
+# CUDA graphs and pinned copies (src/model/cuda.rs). Compiles and links without a GPU: the wheel of the CPU install holds
+# libtorch_cuda.so, and CUDA's headers come as wheels of their own.
+PLUGIN := target/release/libood_segmentation_cuda.so
+cuda-plugin: $(PLUGIN) ## the plug-in for model.cuda_graphs, beside the programs in target/release
+
+target/cuda/.headers: | $(VENV)/bin/pip
+	@$(PIP) install --no-deps --upgrade --target target/cuda \
+	  nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
+	@touch $@
+
+$(PLUGIN): src/model/cuda/plugin.cpp src/model/cuda/plugin.h target/cuda/.headers | $(LIBRARY)
+	@mkdir -p $(@D); TORCH_DIR="$${LIBTORCH:-$(VENV)/libtorch}"; CUDA=target/cuda/nvidia/cu13; \
+	test -e "$$TORCH_DIR/lib/libtorch_cuda.so" || { echo "SKIP cuda-plugin: $$TORCH_DIR has no libtorch_cuda.so"; exit 0; }; \
+	$(CXX) -std=c++17 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -isystem "$$TORCH_DIR/include" \
+	  -isystem $$CUDA/include $< -o $@ -Wl,--no-undefined,--allow-shlib-undefined -L"$$TORCH_DIR/lib" -L$$CUDA/lib \
+	  -ltorch_cuda -ltorch_cpu -lc10_cuda -lc10 -l:libcudart.so.13
 
 # ---- the two commands -------------------------------------------------------------------------------
 
@@ -146,13 +164,13 @@ $(TORCH_VENV)/.ready: benches/peers/requirements.txt
 parity: build $(TORCH_VENV)/.ready ## the full-size backbone against Hugging Face transformers
 	@$(TORCH_VENV)/bin/python tests/parity/parity.py
 
-bench: build $(TORCH_VENV)/.ready ## times beside PyTorch and OpenVINO, JSON in out/bench/ (DEVICE=cuda, FULL=1)
+bench: build $(TORCH_VENV)/.ready $(if $(filter cuda%,$(DEVICE)),cuda-plugin) ## times beside PyTorch and OpenVINO, JSON in out/bench/ (DEVICE=cuda, FULL=1)
 	@$(TORCH_VENV)/bin/python benches/bench.py --out out/bench --device $(or $(DEVICE),cpu) $(if $(FULL),--full)
 
 bench-transport: build $(VENV)/.peers ## raw pictures over DDS to and from Cyclone DDS and Fast DDS; JSON in out/bench/
 	@$(VENV)/bin/python benches/transport.py --out out/bench
 
-lint: setup
+lint: setup cuda-plugin
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --release --locked --all-targets -- -D warnings
 

@@ -54,15 +54,20 @@ def machine():
     return f"{os.cpu_count()} x {cpu}", {"bf16": "_bf16" in flags, "f16": "_fp16" in flags}
 
 
+def ways(args):
+    """Plain, and on a GPU with CUDA graphs and pinned copies."""
+    return [[]] if args.device == "cpu" else [[], ["--graphs"]]
+
+
 def windows(args, precisions, key):
-    """Runs per variant: ours and the peers on the same weights, alternating."""
+    """Runs per variant: ours, on a GPU plain and as CUDA graphs, and the peers on the same weights, alternating."""
     common = ["--device", args.device, "--repeat", str(args.repeat)]
     variants = {}
     for precision in precisions:
         end = ["--precision", precision, *common]
-        for batch in (1, 4) if args.full else (1,):
-            name = f"ood_seg {precision}" + (f", batch {batch}" if batch > 1 else "")
-            variants[name] = [OOD_SEG, "bench", "window", "--weights", args.weights, "--batch", batch, *end]
+        for batch, graphs in product((1, 4) if args.full else (1,), ways(args)):
+            name = f"ood_seg {precision}" + (f", batch {batch}" if batch > 1 else "") + (", graphs" if graphs else "")
+            variants[name] = [OOD_SEG, "bench", "window", "--weights", args.weights, "--batch", batch, *end, *graphs]
         for runner, name in PEERS.items():
             if not (args.device != "cpu" and runner == "openvino"):
                 variants[f"{name} {precision}"] = [*EAGER, args.weights, "--runner", runner, *end]
@@ -80,19 +85,27 @@ def medians(results):
     """Of the runs of each variant that did not fail."""
     keys = ("wall_s", "cpu_s", "peak_mib", "mean_score")
     good = {name: [r for r in runs if "failed" not in r] for name, runs in results.items()}
-    return {name: {k: statistics.median(r[k] for r in runs) for k in keys} for name, runs in good.items() if runs}
+    rows = {name: {k: statistics.median(r[k] for r in runs) for k in keys} for name, runs in good.items() if runs}
+    for name, row in rows.items():
+        times = [r["device_ms"] for r in good[name] if r.get("device_ms")]
+        row["device_ms"] = [statistics.median(t[q] for t in times) for q in ("p50", "p99")] if times else None
+    return rows
 
 
 def table(rows, roofline_s):
     lines = [
-        "| one 518x1036 window | CPU, wall beside eager | CPU s | wall s | peak MiB | x roofline |",
-        "|---|---|---|---|---|---|",
+        "| one 518x1036 window | CPU, wall beside eager | CPU s | wall s | device ms, p50 / p99 | peak MiB | x roofline |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         eager = rows.get("PyTorch eager f32") or row
         ratios = f"{row['cpu_s'] / eager['cpu_s']:.2f}, {row['wall_s'] / eager['wall_s']:.2f}"
-        roofline = f"{row['wall_s'] / roofline_s:.2f}" if roofline_s else "not measured"
-        lines.append(f"| {name} | {ratios} | {row['cpu_s']:.2f} | {row['wall_s']:.2f} | {row['peak_mib']:.0f} | {roofline} |")
+        times = row["device_ms"]
+        device = "{:.2f} / {:.2f}".format(*times) if times else "not measured"
+        seconds = times[0] / 1e3 if times else row["wall_s"]
+        roofline = f"{seconds / roofline_s:.2f}" if roofline_s else "not measured"
+        cells = (name, ratios, f"{row['cpu_s']:.2f}", f"{row['wall_s']:.4g}", device, f"{row['peak_mib']:.0f}", roofline)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -103,11 +116,11 @@ def frames(args, precisions):
     else:
         cases = [("single", size, "f32", 1) for size in SIZES] + [("tiles", SIZES[0], "f32", 1)]
     results = []
-    for plan, (width, height), precision, batch in cases:
+    for (plan, (width, height), precision, batch), graphs in product(cases, ways(args)):
         where = ["--device", args.device, "--precision", precision, "--plan", plan, "--batch", batch, "--repeat", 1]
         size = ["--width", width, "--height", height]
-        measured = run([OOD_SEG, "bench", "frame", "--weights", args.weights, *where, *size])
-        name = f"{plan} {width}x{height} {precision}" + (f" batch {batch}" if batch > 1 else "")
+        measured = run([OOD_SEG, "bench", "frame", "--weights", args.weights, *where, *size, *graphs])
+        name = f"{plan} {width}x{height} {precision}" + (f" batch {batch}" if batch > 1 else "") + (", graphs" if graphs else "")
         results.append({"name": name, **measured})
         print(f"  {name}: {measured.get('failed') or measured['wall_s']}", flush=True)
     return results
@@ -125,6 +138,36 @@ def frame_table(results):
     return "\n".join(lines)
 
 
+def agreement(args, precisions):
+    """The demo model in each precision beside f32 on drawn obstacles; on a GPU also plain beside graphs in f32."""
+    world = args.out / "world"
+    if not (world / ".drawn").exists():
+        counts = [x for name in ("train", "val", "paste", "obstacle") for x in (f"--{name}", 0)]
+        made = subprocess.run(list(map(str, [OOD_SEG, "synth", "--out", world, "--seed", 9101, "--anomaly", 10, *counts])))
+        (world / ".drawn").touch() if made.returncode == 0 else None
+    results = []
+    # The network is small enough for a CPU without bf16 instructions.
+    for precision, graphs in product(dict.fromkeys([*precisions, "bf16"]), ways(args)):
+        if precision != "f32" or graphs:
+            command = [OOD_SEG, "bench", "agreement", "--weights", ROOT / "models/demo.safetensors", "--device", args.device]
+            command += ["--dataset", world / "dataset_AnomalyTrack", "--plan", "tiles", "--precision", precision, *graphs]
+            results.append({"name": precision + (", graphs" if graphs else ""), **run(command)})
+    return results
+
+
+def agreement_table(results):
+    lines = ["| beside f32 | % of pixels in another class | score, mean and largest difference | AP %, f32 and this |", "|---|---|---|---|"]
+    for r in results:
+        if "failed" in r:
+            lines.append(f"| {r['name']} | {r['failed']} | | |")
+            continue
+        difference = r["score_difference"]
+        scores = f"{difference['mean']:.2g}, {difference['max']:.2g} of {r['score_standard_deviation_f32']:.2g} (s. d.)"
+        aps = f"{r['ap_percent_f32']:.2f}, {r['ap_percent']:.2f}"
+        lines.append(f"| {r['name']} ({r['way']}) | {r['other_class_percent']:.3f} | {scores} | {aps} |")
+    return "\n".join(lines)
+
+
 def agree(rows):
     """A fast wrong answer is no measurement: all f32 mean scores must be the same number."""
     want = rows["PyTorch eager f32"]["mean_score"]
@@ -139,8 +182,9 @@ def arguments():
     args.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     args.add_argument("--full", action="store_true", help="every plan, size, precision, batch")
     args.add_argument("--rounds", type=int, default=0, help="fresh processes per variant, alternating")
-    args.add_argument("--repeat", type=int, default=1, help="timed windows per process, after one warm-up")
+    args.add_argument("--repeat", type=int, default=0, help="timed windows per process, after one warm-up; 1, on a GPU 200")
     args = args.parse_args()
+    args.repeat = args.repeat or (1 if args.device == "cpu" else 200)
     args.rounds = args.rounds or (5 if args.full else 2)
     args.weights = args.out / "vitb14_reg_d-d.safetensors"
     return args
@@ -168,15 +212,17 @@ def main():
     agree(rows)
     print("whole frames")
     whole = frames(args, precisions)
+    print("agreement of precisions")
+    same = agreement(args, precisions)
     print("node: start to first mask with the full network; a camera at 960x540 over DDS, then three times too fast")
     start = run([OOD_SEG, "bench", "node", "--weights", args.weights, "--frames", 0])
     node = run([OOD_SEG, "bench", "node"])
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     window = {"medians": rows, "runs": runs}
     report = {"date": date, "machine": name, "device": args.device, "matrix": matrix}
-    report |= {"window": window, "frames": whole, "first_mask": start, "node": node}
+    report |= {"window": window, "frames": whole, "agreement": same, "first_mask": start, "node": node}
     (args.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
-    tables = f"{table(rows, roofline_s)}\n\n{frame_table(whole)}"
+    tables = f"{table(rows, roofline_s)}\n\n{frame_table(whole)}\n\n{agreement_table(same)}"
     print(f"\n{name}, {date}\n\n{tables}\n\nfirst mask: {json.dumps(start)}\n{json.dumps(node, indent=1)}")
 
 

@@ -131,6 +131,7 @@ fn report(Loaded { pipeline, selftest }: &Loaded) {
     {
         println!("weights  sha256 {}", model.config().sha256);
         println!("device   {:?}, {}", model.device(), model.precision());
+        println!("way      {}", pipeline.way());
         println!("answer   {answer}");
         println!("check    good");
     }
@@ -162,10 +163,13 @@ fn pipeline(config: &NodeConfig) -> Result<Pipeline, Failure> {
         obstacle: obstacle(&config.obstacle, calibrated),
         limits: limits(config),
     };
-    let pipeline = Pipeline::new(model, settings).map_err(exit(78))?;
+    let mut pipeline = Pipeline::new(model, settings).map_err(exit(78))?;
     let times = pipeline.warm_up().map_err(exit(71))?;
     let times: Vec<_> = times.iter().map(|ms| format!("{ms:.0}")).collect();
     log::info!("warm after passes of 1 to {} windows: {} ms", config.batch, times.join(", "));
+    if config.model.cuda_graphs {
+        pipeline.accelerate();
+    }
     Ok(pipeline)
 }
 

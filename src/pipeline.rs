@@ -3,6 +3,7 @@
 //! Logits are averaged over the windows first and scored after: a maximum does not commute with a
 //! mean. The only place that turns a panic of libtorch into an [`Error`].
 
+mod accelerated;
 mod operating;
 mod view;
 
@@ -10,9 +11,10 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::image::{Image, Limits};
+use crate::model::cuda::{Copies, Download};
 use crate::model::familiar::Familiarity;
 use crate::model::{Fused, Model, ModelConfig, Outputs, Score, classes};
 use crate::msg::Header;
@@ -129,6 +131,10 @@ pub struct Pipeline {
     model: Fused,
     config: PipelineConfig,
     classes_only: bool,
+    /// Pinned copies to and from a GPU, see [`Pipeline::accelerate`].
+    copies: Option<Copies>,
+    /// How passes and copies are made, for people.
+    way: String,
 }
 
 impl Pipeline {
@@ -145,7 +151,8 @@ impl Pipeline {
         config.obstacle.validate()?;
         check_score(model.config(), config.score)?;
         let model = guarded("folding the network", || Fused::new(model))?;
-        Ok(Self { model, config, classes_only: false })
+        let way = "plain passes and copies".into();
+        Ok(Self { model, config, classes_only: false, copies: None, way })
     }
 
     /// The network.
@@ -264,14 +271,28 @@ impl Pipeline {
         let outputs = self.segment(&[picture.shallow_clone()]).remove(0)?;
         guarded("scoring a frame", || {
             let outputs = raised(outputs, &picture);
-            let plane = |&score: &Score| Ok((score, download(&finite(score, &outputs)?)));
             let (height, width) = size(&outputs.logits);
+            let mut planes = Download::new(self.copies.as_ref());
+            let queued: Vec<_> = scores
+                .iter()
+                .map(|&score| {
+                    let plane = plane(score, &outputs);
+                    (score, planes.add(&not_finite(&plane)), planes.add(&plane))
+                })
+                .collect();
+            let classes = planes.add(&classes(&outputs.logits));
+            let descriptor = planes.add(&outputs.descriptor);
+            let planes = planes.wait()?;
+            let maps = queued.into_iter().map(|(score, bad, plane)| {
+                check_finite(score, planes.take(bad)[0], height * width)?;
+                Ok((score, planes.take(plane)))
+            });
             Ok(ScoreMaps {
                 height,
                 width,
-                classes: download(&classes(&outputs.logits)),
-                scores: scores.iter().map(plane).collect::<Result<_>>()?,
-                descriptor: download(&outputs.descriptor),
+                scores: maps.collect::<Result<_>>()?,
+                classes: planes.take(classes),
+                descriptor: planes.take(descriptor),
             })
         })?
     }
@@ -281,7 +302,12 @@ impl Pipeline {
         let encoding = image.validate(limits)?;
         view.check(image)?;
         guarded("uploading a frame", || {
-            let rgb = preprocess::to_rgb(image, encoding, self.model.device())?;
+            let rgb = match &self.copies {
+                None => preprocess::to_rgb(image, encoding, self.model.device())?,
+                Some(copies) => {
+                    preprocess::to_rgb_by(image, encoding, |bytes| copies.upload(bytes))?
+                }
+            };
             let picture = preprocess::normalise(&view.rotation.turn(&rgb));
             let rgb = planes.rgb.then_some(rgb);
             Ok(Upload { picture, rgb, preprocess_ms: milliseconds(start) })
@@ -318,32 +344,43 @@ impl Pipeline {
             Resolution::Network => outputs,
         };
         let back = view.rotation.inverse();
-        let score = if self.classes_only { Score::NegId } else { self.config.score };
-        let score = back.turn(&finite(score, &outputs)?);
+        let kind = if self.classes_only { Score::NegId } else { self.config.score };
+        let score = back.turn(&plane(kind, &outputs));
         let threshold = view.ood_threshold.unwrap_or(self.config.ood_threshold);
         let above = score.gt(f64::from(threshold));
-        let share = || above.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
-        let mask = above.to_kind(Kind::Uint8) * 255;
         let (height, width) = size(&score);
         let search = planes.obstacles || !self.config.obstacle.accepts_all(height * width);
         let confidence = || back.turn(&outputs.logits.softmax(1, Kind::Float).amax([1], false));
-        let byte = |share: Tensor| download(&(share * 255.0).round().to_kind(Kind::Uint8));
+        let byte = |share: Tensor| (share * 255.0).round().to_kind(Kind::Uint8);
         let rgb = upload.rgb.as_ref().map(|rgb| resized(rgb, &score).permute([1, 2, 0]));
+
+        let mut got = Download::new(self.copies.as_ref());
+        let bad = got.add(&not_finite(&score));
+        let class = got.add(&back.turn(&classes(&outputs.logits)));
+        let mask = got.add(&(above.to_kind(Kind::Uint8) * 255));
+        let share = got.add(&above.to_kind(Kind::Float).mean(Kind::Float));
+        let values = (planes.score || search).then(|| got.add(&score));
+        let confidence = planes.confidence.then(|| got.add(&byte(confidence())));
+        let probability = planes.probability.then(|| got.add(&byte(score.sigmoid())));
+        let rgb = rgb.map(|rgb| got.add(&rgb));
+        let familiar = self.familiarity().map(|it| (it, got.add(&outputs.descriptor)));
+        let got = got.wait()?;
+
+        check_finite(kind, got.take(bad)[0], height * width)?;
         let mut prediction = Prediction {
             header: image.header.clone(),
             height,
             width,
-            classes: download(&back.turn(&classes(&outputs.logits))),
+            classes: got.take(class),
             ood_threshold: threshold,
-            ood_mask: download(&mask),
-            #[expect(clippy::cast_possible_truncation, reason = "a share")]
-            ood_fraction: share() as f32,
+            ood_mask: got.take(mask),
+            ood_fraction: got.take(share)[0],
             obstacles: None,
-            score: (planes.score || search).then(|| download(&score)),
-            confidence: planes.confidence.then(|| byte(confidence())),
-            probability: planes.probability.then(|| byte(score.sigmoid())),
-            rgb: rgb.as_ref().map(download),
-            unfamiliarity: self.familiarity().map(|it| it.ratio(&download(&outputs.descriptor))),
+            score: values.map(|at| got.take(at)),
+            confidence: confidence.map(|at| got.take(at)),
+            probability: probability.map(|at| got.take(at)),
+            rgb: rgb.map(|at| got.take(at)),
+            unfamiliarity: familiar.map(|(it, at)| it.ratio(&got.take(at))),
             timing: Timing { preprocess_ms: upload.preprocess_ms, ..Timing::default() },
         };
         if let Some(mask) = &view.ego_mask {
@@ -451,16 +488,25 @@ fn resized(rgb: &Tensor, plane: &Tensor) -> Tensor {
     x.squeeze_dim(0).round().clamp(0.0, 255.0).to_kind(Kind::Uint8)
 }
 
-/// The score `(1, h, w)`, once it is known that every pixel of it is a number.
-fn finite(score: Score, outputs: &Outputs) -> Result<Tensor> {
+/// The score `(1, h, w)`.
+fn plane(score: Score, outputs: &Outputs) -> Tensor {
     let plane = score.of(outputs);
     #[cfg(feature = "fault-injection")]
     let plane = crate::fault::score(plane);
-    let bad = plane.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
-    if bad > 0 {
-        return Err(Error::NotFinite { what: score.name(), bad, of: plane.numel() });
+    plane
+}
+
+/// How many pixels of a score are not a number, int64.
+fn not_finite(plane: &Tensor) -> Tensor {
+    plane.isfinite().logical_not().sum(Kind::Int64)
+}
+
+/// Refuses a score with `bad` pixels of all that are not a number.
+fn check_finite(score: Score, bad: i64, of: usize) -> Result<()> {
+    match bad {
+        0 => Ok(()),
+        _ => Err(Error::NotFinite { what: score.name(), bad, of }),
     }
-    Ok(plane)
 }
 
 /// Height and width: the last two dimensions.
@@ -470,14 +516,6 @@ fn size(plane: &Tensor) -> (usize, usize) {
     (sides.next().unwrap_or(0), width)
 }
 
-/// A plane as a plain vector.
-fn download<T: tch::kind::Element + Copy + Default>(plane: &Tensor) -> Vec<T> {
-    let plane = plane.to_device(Device::Cpu).contiguous();
-    let mut out = vec![T::default(); plane.numel()];
-    plane.copy_data(&mut out, plane.numel());
-    out
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds need no more digits")]
 fn milliseconds(since: Instant) -> f32 {
     (since.elapsed().as_secs_f64() * 1e3) as f32
@@ -485,6 +523,8 @@ fn milliseconds(since: Instant) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
     use crate::config::ClassTable;
 
@@ -494,7 +534,7 @@ mod tests {
         Model::new(&config, Device::Cpu).unwrap()
     }
 
-    fn pipeline(plan: Plan) -> Pipeline {
+    pub(super) fn pipeline(plan: Plan) -> Pipeline {
         let model = model();
         let limits = Limits::default();
         let config = PipelineConfig {
@@ -508,7 +548,7 @@ mod tests {
         Pipeline::new(model, config).unwrap()
     }
 
-    fn picture(h: u32, w: u32) -> Image {
+    pub(super) fn picture(h: u32, w: u32) -> Image {
         let data = (0..h * w * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let encoding = "rgb8".into();
         Image { height: h, width: w, step: 3 * w, encoding, data, ..Image::default() }
@@ -525,7 +565,7 @@ mod tests {
         assert_eq!((before.score, before.classes), (after.score, after.classes));
     }
 
-    const ALL: Planes =
+    pub(super) const ALL: Planes =
         Planes { score: true, confidence: true, probability: true, rgb: true, obstacles: true };
 
     #[test]
@@ -716,9 +756,12 @@ mod tests {
         assert_eq!(got.rgb.unwrap().len(), 3 * wh * ww);
         let upload = pipeline.upload(&(&image, &view, ALL), &Limits::default()).unwrap();
         let outputs = pipeline.segment(&[upload.picture]).remove(0).unwrap();
-        assert_eq!(got.score.unwrap(), download::<f32>(&Score::Llr.of(&outputs)));
+        assert_eq!(
+            got.score.unwrap(),
+            Vec::<f32>::try_from(Score::Llr.of(&outputs).view(-1)).unwrap()
+        );
         let raised = window::raise(&outputs, [150, 301]);
         let full = pipeline.run(&image, ALL).unwrap().score.unwrap();
-        assert_eq!(full, download::<f32>(&Score::Llr.of(&raised)));
+        assert_eq!(full, Vec::<f32>::try_from(Score::Llr.of(&raised).view(-1)).unwrap());
     }
 }

@@ -23,7 +23,19 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// # Errors
 /// [`Reject::LayoutShort`] where `encoding` is not this image's and asks for more data than there is.
 pub fn to_rgb(image: &Image, encoding: Encoding, device: Device) -> Result<Tensor> {
-    let raw = upload(image, encoding, device)?;
+    to_rgb_by(image, encoding, |bytes| Ok(Tensor::from_slice(bytes).to(device)))
+}
+
+/// As [`to_rgb`], on the device to which `upload` brings the raw bytes; it is called once at most.
+///
+/// # Errors
+/// As [`to_rgb`], and those of `upload`.
+pub fn to_rgb_by(
+    image: &Image,
+    encoding: Encoding,
+    upload: impl FnOnce(&[u8]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let raw = rows(image, encoding, upload)?;
     let (h, w) = (i64::from(image.height), i64::from(image.width));
     let packed = |channels: i64| raw.reshape([h, w, channels]).permute([2, 0, 1]).narrow(0, 0, 3);
     let rgb = match encoding {
@@ -53,16 +65,17 @@ pub fn normalise(rgb: &Tensor) -> Tensor {
     x.unsqueeze(0)
 }
 
-/// The raw rows `(rows, row_bytes)` uint8 on `device`, without their padding.
-fn upload(image: &Image, encoding: Encoding, device: Device) -> Result<Tensor> {
+/// The raw rows `(rows, row_bytes)` uint8 on the device, without their padding.
+fn rows(
+    image: &Image,
+    encoding: Encoding,
+    upload: impl FnOnce(&[u8]) -> Result<Tensor>,
+) -> Result<Tensor> {
     let rows = encoding.rows(image.height);
     let (found, needed) = (image.data.len() as u64, rows * u64::from(image.step));
-    // libtorch reads as far as the shape says and does not look at the slice's length.
-    if found < needed {
-        return Err(Reject::LayoutShort { found, needed }.into());
-    }
-    let size = [rows.cast_signed(), image.step.into()];
-    let raw = Tensor::from_data_size(&image.data, &size, Kind::Uint8).to(device);
+    let bytes = usize::try_from(needed).ok().and_then(|needed| image.data.get(..needed));
+    let bytes = bytes.ok_or(Reject::LayoutShort { found, needed })?;
+    let raw = upload(bytes)?.view([rows.cast_signed(), image.step.into()]);
     Ok(raw.narrow(1, 0, encoding.row_bytes(image.width).cast_signed()))
 }
 

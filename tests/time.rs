@@ -234,7 +234,8 @@ fn the_check_reports_and_ends_with_a_code() {
         let weights = format!("model.weights:={}", weights.display());
         let mut command: Command = command(87);
         let args = ["--check", "--ros-args", "-p", &weights, "-p", "batch:=2"];
-        let output = command.args(args).args(["-p", "model.device:=cpu"]).output().unwrap();
+        let cpu = ["-p", "model.device:=cpu", "-p", "model.cuda_graphs:=true"];
+        let output = command.args(args).args(cpu).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         (output.status.code().unwrap(), text, String::from_utf8(output.stderr).unwrap())
     };
@@ -244,6 +245,8 @@ fn the_check_reports_and_ends_with_a_code() {
         "{report} {log}"
     );
     assert!(log.contains("warm after passes of 1 to 2 windows"), "{log}");
+    assert!(report.contains("way      plain passes and copies\n"), "{report}");
+    assert!(log.contains("no CUDA graphs, no pinned copies: opening the CUDA plug-in"), "{log}");
     let (code, report, _) = run(&folder.path().join("none.safetensors"));
     assert_eq!((code, report.as_str()), (66, ""));
 }

@@ -72,6 +72,7 @@ pub struct ModelParameters {
     pub weights: PathBuf,
     pub device: String,
     pub precision: String,
+    pub cuda_graphs: bool,
 }
 
 /// What one camera has different from the others: `camera_settings.<name>.<key>`, the keys those of

@@ -114,6 +114,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "auto (the first GPU, else the CPU), cpu, cuda, cuda:N"),
     row("model.precision", Choice(&["f32", "bf16", "f16"]), ReadOnly,
         "floating-point type of the network"),
+    row("model.cuda_graphs", Bool, ReadOnly,
+        "on a GPU, as far as each proves equal at start: passes recorded as CUDA graphs, copies through pinned buffers; needs the plug-in of make cuda-plugin; never tried on a GPU yet"),
     row("plan", Choice(&["paper", "tiles", "single"]), ReadOnly,
         "paper: a window every 140 px; tiles: the fewest windows; single: one, resized"),
     row("output_resolution", Choice(&["input", "network"]), ReadOnly,

@@ -25,10 +25,15 @@ fn cuda_library() -> &'static std::result::Result<(), String> {
         if !handle.is_null() {
             return Ok(());
         }
-        // SAFETY: dlerror returns null or a C string valid until the next dl call of this thread.
-        let text = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
-        Err(text.map_or("dlopen failed".into(), |text| text.to_string_lossy().into_owned()))
+        Err(loader_error())
     })
+}
+
+/// Why the loader's last call in this thread failed.
+pub(super) fn loader_error() -> String {
+    // SAFETY: dlerror returns null or a C string valid until the next dl call of this thread.
+    let text = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
+    text.map_or("no reason given".into(), |text| text.to_string_lossy().into_owned())
 }
 
 /// The device named `auto`, `cpu`, `cuda` or `cuda:N`, and a sentence for the log that says why.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
+use super::cuda::{Graphs, Maps, Plugin};
 use super::dinov2::{Block, DinoV2, Features, Grid, Mlp};
 use super::head::Head;
 use super::{Model, ModelConfig, Network, Outputs, Precision};
@@ -31,6 +32,8 @@ pub struct Fused {
     decoder: Decoder,
     uem: Option<FusedUem>,
     uem_rests: bool,
+    /// The same passes, recorded.
+    graphs: Option<Graphs>,
 }
 
 impl Fused {
@@ -48,6 +51,7 @@ impl Fused {
             uem: model.uem.map(|uem| FusedUem::new(uem, kind)),
             backbone: model.backbone,
             uem_rests: false,
+            graphs: None,
         })
     }
 
@@ -69,6 +73,20 @@ impl Fused {
     /// Does without the UEM from the next picture on, or with it again.
     pub(crate) fn rest_uem(&mut self, rests: bool) {
         self.uem_rests = rests;
+    }
+
+    /// Replays recorded passes from now on, of up to `batch` windows but no more than 16: of a larger pass
+    /// the launches, which is what recording saves, are a small part. They hold for these weights where
+    /// they lie, and there is no way to replace them.
+    ///
+    /// # Errors
+    /// [`Error::Torch`]: passes stay plain. A panic of libtorch goes through.
+    pub fn record(&mut self, plugin: &Plugin, batch: usize) -> Result<&Graphs> {
+        let batch = i64::try_from(batch.min(16)).unwrap_or(1);
+        let [h, w] = self.config.window;
+        self.graphs = None;
+        let graphs = Graphs::new(plugin, [batch, 3, h, w], |x| self.maps(x, true))?;
+        Ok(self.graphs.insert(graphs))
     }
 
     /// Every weight that it runs with, by a name of its place.
@@ -128,8 +146,27 @@ impl Fused {
 
     /// The UEM's logits `(b, 2, h, w)`, float32, on the patch grid.
     pub fn uem(&self, features: &Features) -> Option<Tensor> {
-        let uem = self.uem.as_ref().filter(|_| !self.uem_rests);
-        uem.map(|uem| uem.forward(features))
+        self.uem.as_ref().map(|uem| uem.forward(features))
+    }
+
+    /// What the network says of `x` on its own grids.
+    fn maps(&self, x: &Tensor, with_uem: bool) -> Maps {
+        let features = self.features(x);
+        Maps {
+            uem: with_uem.then(|| self.uem(&features)).flatten(),
+            logits: self.logits(&features),
+            descriptor: features.descriptor(),
+        }
+    }
+
+    /// At the size of the picture, in memory of their own; a recorded UEM that rests is left out.
+    fn raised(&self, maps: &Maps, size: [i64; 2]) -> Outputs {
+        let raise = |y: &Tensor| y.upsample_bilinear2d(size, false, None, None);
+        Outputs {
+            uem: maps.uem.as_ref().filter(|_| !self.uem_rests).map(raise),
+            logits: raise(&maps.logits),
+            descriptor: maps.descriptor.copy(),
+        }
     }
 }
 
@@ -140,12 +177,12 @@ impl Network for Fused {
 
     fn forward(&self, x: &Tensor) -> Outputs {
         let size = [x.size()[2], x.size()[3]];
-        let raise = |y: Tensor| y.upsample_bilinear2d(size, false, None, None);
-        let features = self.features(x);
-        Outputs {
-            uem: self.uem(&features).map(raise),
-            logits: raise(self.logits(&features)),
-            descriptor: features.descriptor(),
+        match self.graphs.as_ref().filter(|graphs| graphs.fits(x)) {
+            None => self.raised(&self.maps(x, !self.uem_rests), size),
+            // Fails as libtorch's own operations do.
+            Some(graphs) => graphs
+                .replay(x, |maps| self.raised(maps, size))
+                .unwrap_or_else(|error| panic!("{error}")),
         }
     }
 }
@@ -286,6 +323,7 @@ mod tests {
     use super::*;
     use crate::config::ClassTable;
     use crate::model::config::Ffn;
+    use crate::model::cuda::stub;
 
     /// A small network none of whose weights, norms and statistics has a special value.
     fn model(variant: &str, ffn: Ffn) -> Model {
@@ -322,6 +360,39 @@ mod tests {
                 let error = relative(got, want);
                 assert!(error < 1e-5, "{variant}: uem {error:e}");
             }
+        }
+    }
+
+    #[test]
+    fn recorded_passes_give_the_plain_outputs_whatever_was_replayed_in_between() {
+        let _no_grad = tch::no_grad_guard();
+        for variant in ["d-d", "d"] {
+            let first = model(variant, Ffn::Mlp);
+            let variables = first.variables();
+            let copy = || {
+                let copy = model(variant, Ffn::Mlp); // other tests draw from the same generator
+                for (key, mut variable) in copy.variables() {
+                    variable.copy_(&variables[&key]);
+                }
+                Fused::new(copy)
+            };
+            let (mut recorded, twin, plain) = (copy(), copy(), Fused::new(first));
+            let plugin = stub::replaying(move |x, maps| stub::overwrite(maps, &twin.maps(x, true)));
+            assert_eq!(recorded.record(&plugin, 2).unwrap().deviation(), 0.0);
+            let [h, w] = plain.config().window;
+            let pictures = [1, 2, 1, 3].map(|windows| {
+                Tensor::randn([windows, 3, h, w], (Kind::Float, Device::Cpu)) // 3: not recorded
+            });
+            let outputs = pictures.each_ref().map(|x| recorded.forward(x));
+            for (x, got) in pictures.iter().zip(&outputs) {
+                let want = plain.forward(x);
+                assert_eq!((&got.logits, &got.uem), (&want.logits, &want.uem), "{variant}");
+                assert_eq!(got.descriptor, want.descriptor);
+            }
+            recorded.rest_uem(true);
+            assert!(recorded.forward(&pictures[0]).uem.is_none());
+            recorded.rest_uem(false);
+            assert_eq!(recorded.forward(&pictures[0]).uem.is_some(), variant == "d-d");
         }
     }
 }

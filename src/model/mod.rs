@@ -12,6 +12,7 @@
 
 pub mod answer;
 pub mod config;
+pub mod cuda;
 pub mod device;
 pub mod dinov2;
 pub mod familiar;

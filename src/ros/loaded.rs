@@ -30,6 +30,7 @@ pub(crate) fn facts(pipeline: &Pipeline, config: &NodeConfig) -> Vec<(String, St
         fact("variant", &model.variant()),
         fact("device", &format!("{:?}", pipeline.model().device())),
         fact("precision", &config.model.precision),
+        fact("way", &pipeline.way()),
         fact("plan", &config.plan),
         fact("score", &pipeline.config().score),
     ];

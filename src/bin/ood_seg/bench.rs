@@ -1,7 +1,9 @@
 //! `ood_seg bench`: the network and the node, timed; `benches/bench.py` puts them beside their peers.
 
+mod agreement;
 mod frame;
 mod masks;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,12 +11,9 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use ood_segmentation::data::synth::{Scene, SceneConfig};
 use ood_segmentation::image::Image;
-use ood_segmentation::model::{Fused, Network, Score};
 use ood_segmentation::msg::{CompressedImage, Stamp};
 use ood_segmentation::{Error, Result, checkpoint};
-use tch::{Kind, Tensor};
 
-use crate::model::ModelArgs;
 use crate::session::{self, Message, Session, quantile};
 
 /// What to time; each prints one JSON line.
@@ -27,25 +26,15 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum What {
     /// One window through the network
-    Window(WindowArgs),
+    Window(window::WindowArgs),
     /// A frame, from the camera's JPEG to the masks' messages, by stage and as a whole
     Frame(frame::FrameArgs),
+    /// Another precision beside f32 on a labelled set: classes, scores, average precision
+    Agreement(agreement::AgreementArgs),
     /// The node behind a 960x540 camera over DDS: latency at a rate it keeps up with, then overload
     Node(NodeArgs),
     /// Masks over DDS as the node sends them, at a camera's rate
     Masks(masks::MasksArgs),
-}
-
-#[derive(clap::Args)]
-struct WindowArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Timed forwards after one warm-up
-    #[arg(long, default_value_t = 2)]
-    repeat: u32,
-    /// Windows per forward
-    #[arg(long, default_value_t = 1)]
-    batch: u32,
 }
 
 #[derive(clap::Args)]
@@ -61,45 +50,12 @@ struct NodeArgs {
 /// Times what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
-        What::Window(args) => window(args),
+        What::Window(args) => window::run(args),
         What::Frame(args) => frame::run(args),
+        What::Agreement(args) => agreement::run(args),
         What::Node(args) => node(args),
         What::Masks(args) => masks::run(args),
     }
-}
-
-/// Wall and CPU seconds per window, peak memory, mean score.
-fn window(args: &WindowArgs) -> Result<()> {
-    let model = Fused::new(args.model.load()?);
-    let _no_grad = tch::no_grad_guard();
-    let x = picture(model.config().window).to_device(model.device()).repeat([
-        args.batch.into(),
-        1,
-        1,
-        1,
-    ]);
-    let score = || Score::Llr.of(&model.forward(&x)).mean(Kind::Float).double_value(&[]);
-    score();
-    let (start, cpu) = (Instant::now(), cpu_seconds()?);
-    let mut mean = 0.0;
-    for _ in 0..args.repeat {
-        mean = score();
-    }
-    let repeat = f64::from(args.repeat) * f64::from(args.batch);
-    let line = serde_json::json!({
-        "wall_s": start.elapsed().as_secs_f64() / repeat,
-        "cpu_s": (cpu_seconds()? - cpu) / repeat,
-        "peak_mib": memory_mib(std::process::id(), "VmHWM:")?,
-        "mean_score": mean,
-    });
-    println!("{line}");
-    Ok(())
-}
-
-/// A fixed input of whole thousandths, the same in `benches/peers/eager.py`: `(1, 3, h, w)`.
-fn picture([h, w]: [i64; 2]) -> Tensor {
-    let ramp = Tensor::arange(3 * h * w, (Kind::Int64, tch::Device::Cpu)) * 7919;
-    (ramp.remainder(1000).to_kind(Kind::Float) / 250.0 - 2.0).view([1, 3, h, w])
 }
 
 /// User and system seconds of this process.

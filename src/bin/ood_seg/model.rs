@@ -7,7 +7,7 @@ use ood_segmentation::model::{Model, Precision, device};
 use ood_segmentation::{Result, checkpoint};
 
 /// Which model, where and how.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct ModelArgs {
     /// Weights: a safetensors file with its sidecar YAML beside it, from `init`, `convert` or training
     #[arg(short, long)]

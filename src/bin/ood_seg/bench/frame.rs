@@ -36,6 +36,9 @@ pub(super) struct FrameArgs {
     /// Timed frames after one warm-up
     #[arg(long, default_value_t = 2)]
     repeat: u32,
+    /// Whole frames, not their stages, as with model.cuda_graphs
+    #[arg(long)]
+    graphs: bool,
 }
 
 /// Times every stage by itself, then whole frames as the node runs them; one JSON line.
@@ -63,7 +66,11 @@ pub(super) fn run(args: &FrameArgs) -> Result<()> {
         obstacle: ObstacleConfig::default(),
         limits: Limits::default(),
     };
-    let pipeline = Pipeline::new(args.model.load()?, config)?;
+    let mut pipeline = Pipeline::new(args.model.load()?, config)?;
+    if args.graphs {
+        pipeline.warm_up()?;
+        pipeline.accelerate();
+    }
     let whole = || -> Result<()> {
         let image = Image::from_compressed(&camera, &pipeline.config().limits)?;
         let prediction = pipeline.run(&image, Planes::default())?;
@@ -80,6 +87,7 @@ pub(super) fn run(args: &FrameArgs) -> Result<()> {
     let per_frame = |x: f64| x / f64::from(args.repeat);
     let line = serde_json::json!({
         "stages_ms": stages,
+        "way": pipeline.way(),
         "wall_s": per_frame(start.elapsed().as_secs_f64()),
         "cpu_s": per_frame(cpu_seconds()? - cpu),
         "page_faults": per_frame(page_faults()? - faults),
