@@ -170,14 +170,14 @@ fn a_latched_writer_that_nobody_reads_keeps_its_depth() {
     let here = Participant::new(70).unwrap();
     // For late readers ten of them.
     let latched = Qos { reliable: true, transient_local: true, samples: 1000 };
-    let mut writer = here.writer("/latched", IMAGE, latched, ByteOrder::Little).unwrap();
+    let writer = here.writer("/latched", IMAGE, latched, ByteOrder::Little).unwrap();
     for number in 1..=50 {
         assert!(writer.write(payload(number, 100)).unwrap());
     }
     // What is not needed goes every six seconds, and a reader would have it sent before.
     std::thread::sleep(Duration::from_secs(10));
     let there = Participant::new(70).unwrap();
-    let mut reader = there.reader("/latched", IMAGE, latched).unwrap();
+    let reader = there.reader("/latched", IMAGE, latched).unwrap();
     let mut kept = Vec::new();
     while kept.last() != Some(&50) {
         kept.push(reader.next(PATIENCE).unwrap().unwrap().data[4]);
