@@ -1,9 +1,9 @@
 //! Is a picture worth segmenting: dark, overexposed, blurred, frozen, partly covered, torn, unfamiliar.
 //!
 //! Looks at one channel on a coarse grid, about 240 points along the longer side (every eighth pixel of
-//! 1920x1080), and at full resolution only beside those points. What is wrong
-//! is said, in bits; the masks are published all the same. How familiar the picture is to the network is
-//! added once it has run ([`Quality::with_unfamiliarity`]).
+//! 1920x1080), so that one threshold serves every size; whether rows belong together is seen on all of
+//! them. What is wrong is said, in bits; the masks are published all the same. How familiar the picture is
+//! to the network is added once it has run ([`Quality::with_unfamiliarity`]).
 
 mod rows;
 
@@ -56,11 +56,13 @@ pub struct Quality {
     pub mean: f32,
     /// Share of the points at 254 or 255.
     pub saturated: f32,
-    /// Steepness of the steepest edges, 0 to about 1: their change over one pixel by that over eight.
+    /// Steepness of the steepest edges, 0 to about 1: their change over a 240th of the longer side by that
+    /// over six times as much, of the softer direction.
     pub sharpness: f32,
     /// Of the 16 blocks, those that show nothing.
     pub covered: u32,
-    /// How far the strongest step between two rows stands out from the steps beside it, 1 and up.
+    /// Share of the columns that step up, and that step down, more between two rows than beside them: the
+    /// geometric mean of both, of the two rows that fit worst.
     pub torn: f32,
     /// Share of the difference between neighbouring rows that one sideways shift for all explains.
     pub skewed: f32,
@@ -86,9 +88,11 @@ pub struct Monitor {
 }
 
 /// A skew explains this share of the rows' differences, or there is none.
-const SKEWED: f32 = 0.5;
+const SKEWED: f32 = 0.3;
 /// Points along the longer side.
 const POINTS: usize = 240;
+/// Points to the far end of an edge.
+const FAR: usize = 6;
 /// Blocks along each side.
 const BLOCKS: usize = 4;
 
@@ -204,20 +208,26 @@ impl<'a> Grey<'a> {
         self.data[y * self.step + x * self.pitch]
     }
 
+    /// The grid's rows.
+    fn points(&self) -> Vec<Vec<u8>> {
+        let row = |y| (0..self.width).step_by(self.grid).map(|x| self.at(y, x)).collect();
+        (0..self.height).step_by(self.grid).map(row).collect()
+    }
+
     fn measure(&self) -> Quality {
+        let points = self.points();
         let mut blocks = [[Block::default(); BLOCKS]; BLOCKS];
         let mut edges = [Edges::default(); 2];
         let mut saturated = 0;
-        for y in (0..self.height).step_by(self.grid) {
-            for x in (0..self.width).step_by(self.grid) {
-                let here = self.at(y, x);
+        for (v, row) in points.iter().enumerate() {
+            for (u, &here) in row.iter().enumerate() {
                 saturated += u32::from(here >= 254);
-                blocks[y * BLOCKS / self.height][x * BLOCKS / self.width].add(here);
-                if x + 8 < self.width {
-                    edges[0].add(here, self.at(y, x + 1), self.at(y, x + 8));
+                blocks[v * BLOCKS / points.len()][u * BLOCKS / row.len()].add(here);
+                if let Some(&beyond) = row.get(u + FAR) {
+                    edges[0].add(here, row[u + 1], beyond);
                 }
-                if y + 8 < self.height {
-                    edges[1].add(here, self.at(y + 1, x), self.at(y + 8, x));
+                if let Some(beyond) = points.get(v + FAR) {
+                    edges[1].add(here, points[v + 1][u], beyond[u]);
                 }
             }
         }
@@ -274,7 +284,7 @@ impl Block {
     }
 }
 
-/// Counts of differences over one and over eight pixels, in one direction.
+/// Counts of differences to the next point and to a far one, in one direction.
 #[derive(Clone, Copy)]
 struct Edges([[u32; 256]; 2]);
 
@@ -291,21 +301,26 @@ impl Edges {
         }
     }
 
-    /// The steepest hundredth over one pixel, by that over eight; 1 where there is no edge at all, since
-    /// nothing is known then.
+    /// How much of the change of the steepest edges, to the far point, is there at the next one already;
+    /// 1 where there is no edge at all, since nothing is known then.
+    ///
+    /// A blur that hides a share of the picture hides it at every size, so the distance is a share of the
+    /// picture too; over one pixel of a large picture the sensor's noise is all that is left of its edges.
     fn sharpness(&self) -> f32 {
-        let [fine, coarse] = self.0.each_ref().map(steepest);
-        if coarse < 8 { 1.0 } else { fine as f32 / coarse as f32 }
+        let [near, far] = &self.0;
+        // A sharp edge lies between a point and its next once, and between it and the far one so often.
+        let [near, far] = [steepest(near, 1), steepest(far, FAR)];
+        if far < 8 { 1.0 } else { near as f32 / far as f32 }
     }
 }
 
-/// The difference that one in a hundred exceeds.
-fn steepest(counts: &[u32; 256]) -> usize {
-    let most = counts.iter().sum::<u32>() / 100;
+/// The difference that so many in 400 exceed.
+fn steepest(counts: &[u32; 256], share: usize) -> usize {
+    let all: usize = counts.iter().map(|&count| count as usize).sum();
     let mut above = 0;
     let found = (0..256).rev().find(|&difference| {
-        above += counts[difference];
-        above > most
+        above += counts[difference] as usize;
+        400 * above > share * all
     });
     found.unwrap_or(0)
 }
@@ -365,19 +380,77 @@ mod tests {
             }
             picture.into_iter().map(|value| value as u8).collect()
         };
-        let rolled = |by: usize| each(|y, x, _| boxes()[y * 160 + (x + y * by) % 160]);
+        let street = boxes();
+        let rolled = |by: usize| each(|y, x, _| street[y * 160 + (x + y * by) % 160]);
         let cases = [
             (each(|_, _, v| v / 32), bit::DARK, 2),
             (each(|_, _, v| v / 64 + 250), bit::BRIGHT, 2),
             (each(|y, _, v| if y < 48 { 255 } else { v }), bit::SATURATED, 1),
             (blurred, bit::BLURRED, 1),
             (each(|_, x, v| if x < 80 { 4 } else { v }), bit::COVERED, 1),
-            (each(|y, x, v| if y < 50 { v } else { boxes()[(y - 40) * 160 + x] }), bit::TORN, 1),
+            (
+                each(|y, x, v| if y < 70 { v } else { street[y * 160 + (x + 60) % 160] }),
+                bit::TORN,
+                1,
+            ),
             (rolled(3), bit::TORN, 1),
         ];
         for (i, (picture, bit, level)) in cases.into_iter().enumerate() {
             let found = look(picture);
             assert!(found.bits & bit != 0 && found.level == level, "{i}: {found:?}");
+        }
+    }
+
+    /// Measures a grey picture of `(h, w)`.
+    fn measured([h, w]: [usize; 2], pixel: impl Fn(usize, usize) -> usize) -> Quality {
+        let data: Vec<_> = (0..h * w).map(|i| u8::try_from(pixel(i / w, i % w)).unwrap()).collect();
+        let size = (h, w);
+        let image = Image::packed(Default::default(), size, "mono8", data);
+        Grey::new(&image, Encoding::Mono8).measure()
+    }
+
+    /// Heights, widths and distances of the grid's points.
+    const SIZES: [([usize; 2], usize); 3] = [([360, 640], 3), ([720, 1280], 6), ([800, 500], 4)];
+
+    #[test]
+    fn an_edge_over_so_many_points_is_as_steep_at_every_size_and_in_both_directions() {
+        for (size, grid) in SIZES {
+            for (points, expected) in [(1, 1.0), (2, 0.5), (5, 0.2)] {
+                let rise = points * grid;
+                // Flat for 12 points, then up by 100, flat again, and down.
+                let level = |at: usize| {
+                    let at = at % (24 * grid + 2 * rise);
+                    let up = at.saturating_sub(12 * grid).min(rise);
+                    let down = at.saturating_sub(24 * grid + rise).min(rise);
+                    50 + 100 * (up - down) / rise
+                };
+                let found = [measured(size, |_, x| level(x)), measured(size, |y, _| level(y))];
+                for sharpness in found.map(|quality| quality.sharpness) {
+                    assert!((sharpness - expected).abs() < 0.011, "{size:?} {points}: {sharpness}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tear_steps_up_and_down_and_an_edge_along_a_row_only_one_way() {
+        for (size, grid) in SIZES {
+            // Of every four columns looked at two rise by 40, one falls by 40, one stays.
+            let torn = measured(size, |y, x| match x / grid / 2 % 4 {
+                _ if y < size[0] / 3 => 100,
+                0 | 1 => 140,
+                2 => 60,
+                _ => 100,
+            });
+            assert!((torn.torn - 0.125f32.sqrt()).abs() < 0.01, "{size:?}: {torn:?}");
+            let edge = measured(size, |y, _| if y < size[0] / 3 { 100 } else { 140 });
+            assert_eq!(edge.torn, 0.0, "{size:?}");
+            // The same steps spread over three rows.
+            let soft = measured(size, |y, x| {
+                let spread = 14 * (y + 1).saturating_sub(size[0] / 3).min(3);
+                if x / grid / 2 % 2 == 0 { 100 + spread } else { 100 - spread }
+            });
+            assert_eq!(soft.torn, 0.0, "{size:?}");
         }
     }
 

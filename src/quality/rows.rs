@@ -6,27 +6,36 @@ use super::Grey;
 const PAIRS: usize = 16;
 const POINTS: usize = 48;
 const REACH: usize = 64;
-/// Grey levels by which rows differ without anything being wrong.
-const NOISE: f32 = 2.0;
+/// Grey levels by which a step stands out without anything being wrong.
+const NOISE: i16 = 3;
+/// Mean difference of two rows, grey levels, below which there is nothing to explain.
+const EVEN: f32 = 2.0;
 
-/// How far the strongest step between two rows stands out from the steps above and below it; a step is
-/// the difference that three columns in ten exceed.
+/// The share of columns whose step between two rows stands out from the steps above and below it, up and
+/// down: the geometric mean of both shares, where it is largest.
 ///
-/// Two pictures in one, or a part of another, meet in a single sharp step over much of the width; things
-/// in the world have edges that lens and sensor spread over rows, or that are narrower.
+/// Two pictures in one, or a part of another, meet in a sharp step that goes up here and down there. An
+/// edge of the world that lies along a row goes one way over its length.
 pub(super) fn torn(grey: &Grey<'_>) -> f32 {
-    let columns: Vec<usize> = (0..grey.width).step_by(2 * grey.grid).collect();
-    let mut differences = vec![0; columns.len()];
-    let mut step = |y: usize| {
-        for (difference, &x) in differences.iter_mut().zip(&columns) {
-            *difference = grey.at(y, x).abs_diff(grey.at(y + 1, x));
+    let columns = || (0..grey.width).step_by(2 * grey.grid).map(|x| x * grey.pitch);
+    let mut before: Vec<[i16; 3]> = columns().map(|_| [0; 3]).collect();
+    let mut most = 0;
+    for y in 0..grey.height {
+        let row = &grey.data[y * grey.step..];
+        let [mut up, mut down] = [0u32; 2];
+        for ([last, above, middle], x) in before.iter_mut().zip(columns()) {
+            let here = i16::from(row[x]);
+            let below = here - *last;
+            let beside = 2 * above.abs().max(below.abs()) + NOISE;
+            up += u32::from(*middle > beside);
+            down += u32::from(-*middle > beside);
+            (*last, *above, *middle) = (here, *middle, below);
         }
-        let rank = (differences.len() - 1) * 7 / 10;
-        f32::from(*differences.select_nth_unstable(rank).1)
-    };
-    let steps: Vec<f32> = (0..grey.height.saturating_sub(1)).map(&mut step).collect();
-    let stands_out = |near: &[f32]| (near[1] + NOISE) / (near[0].max(near[2]) + NOISE);
-    steps.windows(3).map(stands_out).fold(1.0, f32::max)
+        if y >= 3 {
+            most = most.max(up * down);
+        }
+    }
+    (most as f32).sqrt() / before.len() as f32
 }
 
 /// The share of the rows' differences that one and the same shift of two pixels or more explains: what a
@@ -51,5 +60,5 @@ pub(super) fn skewed(grey: &Grey<'_>) -> f32 {
     let still = sums[reach] as f32;
     let far = (0..sums.len()).filter(|shift| shift.abs_diff(reach) >= 2);
     let best = far.map(|shift| sums[shift]).min().unwrap_or(0) as f32;
-    if still < NOISE * (PAIRS * POINTS) as f32 { 0.0 } else { (1.0 - best / still).max(0.0) }
+    if still < EVEN * (PAIRS * POINTS) as f32 { 0.0 } else { (1.0 - best / still).max(0.0) }
 }

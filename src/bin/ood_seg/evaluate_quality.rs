@@ -269,3 +269,60 @@ fn write(args: &Args, text: &str, report: &serde_json::Value, rows: Vec<Row>) ->
     let (h, w, rgb) = curves("ROC: faults found over clean pictures flagged", &series);
     image::write_png(&args.out.join("roc.png"), h, w, &rgb)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// What the shipped thresholds say of a picture, as far as edges and rows go.
+    fn judged(shot: &Shot, rgb: Vec<u8>) -> u16 {
+        let weights = Override::Value { key: "model.weights".into(), yaml: "none".into() };
+        let thresholds = NodeConfig::load("/ood_segmentation", &[weights]).unwrap().quality;
+        let (limits, now) = (Limits::default(), Instant::now());
+        let found = Monitor::default().look(&packed(shot, rgb), &limits, &thresholds, now);
+        found.unwrap().bits & (bit::BLURRED | bit::TORN)
+    }
+
+    /// One scene a size: blurring takes seconds in a development build.
+    #[test]
+    fn one_threshold_tells_sharp_from_blurred_streets_at_every_size() {
+        let (scenes, model, out) = (4, None, PathBuf::new());
+        let mut args = Args { scenes, seed: 8, width: 0, pictures: Vec::new(), model, out };
+        for (index, width) in (0..).zip([640, 960, 1280, 1920]) {
+            args.width = width;
+            let shot = draw(&args, index).unwrap();
+            let pictures = [shot.now.clone(), spoil::blurred(&shot), spoil::torn(&shot)];
+            let bits = pictures.map(|rgb| judged(&shot, rgb));
+            assert_eq!(bits, [0, bit::BLURRED, bit::TORN], "{width}");
+        }
+    }
+
+    #[test]
+    fn real_photographs_are_sharp_and_blurred_ones_are_not() {
+        let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/photos");
+        if !photos.exists() {
+            eprintln!("skipped: no {}", photos.display());
+            return;
+        }
+        let mut blurred = 0;
+        for (index, entry) in std::fs::read_dir(photos).unwrap().enumerate() {
+            let path = entry.unwrap().path();
+            let decoded = ::image::open(&path).unwrap().to_rgb8();
+            let [width, height] = [decoded.width(), decoded.height()].map(|side| side as usize);
+            let shot = Shot { height, width, now: decoded.into_raw(), later: Vec::new(), index };
+            assert_eq!(judged(&shot, shot.now.clone()), 0, "{}", path.display());
+            if width <= 1280 && blurred < 3 {
+                blurred += 1;
+                assert_eq!(
+                    judged(&shot, spoil::blurred(&shot)),
+                    bit::BLURRED,
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+        assert!(blurred > 0);
+    }
+}

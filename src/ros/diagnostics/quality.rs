@@ -24,7 +24,7 @@ impl Camera {
             value("saturated", &of(|q| format!("{:.3}", q.saturated))),
             value("sharpness", &of(|q| format!("{:.3}", q.sharpness))),
             value("covered_blocks", &of(|q| q.covered.to_string())),
-            value("torn", &of(|q| format!("{:.2}", q.torn))),
+            value("torn", &of(|q| format!("{:.3}", q.torn))),
             value("skewed", &of(|q| format!("{:.2}", q.skewed))),
             value("frozen_ms", &of(|q| q.frozen.as_millis().to_string())),
             value("unfamiliarity", &or_na(unfamiliarity)),
