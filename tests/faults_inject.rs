@@ -229,13 +229,26 @@ fn row_86_a_panic_of_rustdds_itself_ends_the_process() {
 }
 
 #[test]
-fn row_89_memory_above_its_ceiling_ends_the_process() {
+fn row_89_memory_above_its_ceiling_ends_the_process_and_the_next_one_segments() {
     let args = ["-p", "memory_limit_mb:=900"];
-    let Some((mut node, _peer)) = play(165, "leak@10..:4000000", &args) else { return };
+    let Some((mut node, peer)) = play(165, "leak@10..:4000000", &args) else { return };
+    let patience = Instant::now() + Duration::from_secs(60);
+    while node.memory() < 900 {
+        assert!(Instant::now() < patience, "{} MB", node.memory());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let crossed = Instant::now();
     let (status, log) = node.end();
+    let ended = crossed.elapsed();
     assert_eq!(code(status), 70, "{log}");
     assert!(log.contains("memory_limit_mb is 900"), "{log}");
     assert!(log.contains("that no frame explains"), "{log}");
+    // As a launch file or systemd would, but at once.
+    while peer.lines.try_recv().is_ok() {}
+    let _next = Node::start_with(165, &args, &[("OOD_SEG_FAULT", "none")]);
+    peer.wait("mask of the next node", |line| is_status(line) && line["state"] == 0);
+    eprintln!("end {ended:.1?} after the ceiling, next mask after {:.1?}", crossed.elapsed());
+    assert!(ended < Duration::from_secs(5), "{ended:?}");
 }
 
 #[test]
@@ -355,13 +368,22 @@ fn median(weights: &Path) -> f32 {
 #[test]
 fn degraded_modes_go_down_step_by_step_and_up_again_and_each_is_published() {
     let args = ["-p", "plan:=tiles", "-p", "budget_ms:=600", "-p", "degrade_after_ms:=500"];
+    // Pictures that no mode looks at count, so that the load is gone while there is no result.
     let fault = "sleep@10..22:800";
     let Some((node, peer)) = play(168, fault, &args) else { return };
-    let mut modes: Vec<String> = Vec::new();
+    let mut modes: Vec<(String, Instant)> = Vec::new();
+    let [mut in_time, mut late] = [None; 2];
     peer.wait("way down and up", |line| {
         let Some(mode) = line["mode"].as_str() else { return false };
-        if modes.last().is_none_or(|last| last != mode) {
-            modes.push(mode.to_owned());
+        let now = Instant::now();
+        if modes.len() < 2 && line["late"] == false {
+            in_time = Some(now);
+        }
+        if modes.len() < 4 && line["late"] == true {
+            late = Some(now);
+        }
+        if modes.last().is_none_or(|(last, _)| last != mode) {
+            modes.push((mode.to_owned(), now));
             let (state, reason) = (&line["state"], &line["reason"]);
             match mode {
                 "segmentor_only" => {
@@ -375,7 +397,14 @@ fn degraded_modes_go_down_step_by_step_and_up_again_and_each_is_published() {
         }
         modes.len() > 4 && mode == "tiles"
     });
-    assert_eq!(modes[..4], ["tiles", "single", "segmentor_only", "no_result"], "{modes:?}");
+    let names: Vec<_> = modes.iter().map(|(mode, _)| mode.as_str()).collect();
+    assert_eq!(names[..4], ["tiles", "single", "segmentor_only", "no_result"], "{modes:?}");
+    let since = |start: Option<Instant>, steps: &[(String, Instant)]| {
+        let step = |(mode, at): &(String, Instant)| format!("{mode} {:.1?}", *at - start.unwrap());
+        steps.iter().map(step).collect::<Vec<_>>().join(", ")
+    };
+    eprintln!("after the last frame in time: {}", since(in_time, &modes[1..4]));
+    eprintln!("after the last late one: {}", since(late, &modes[4..]));
     node.wait("mode tiles");
 }
 
