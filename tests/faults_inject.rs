@@ -11,13 +11,8 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use ood_segmentation::checkpoint;
-use ood_segmentation::image::{Image, Limits};
-use ood_segmentation::model::{Precision, Score};
-use ood_segmentation::obstacle::ObstacleConfig;
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
-use ood_segmentation::window::Plan;
-use peers::{MemoryGroup, Node, Peer, command, is_status, picture, weights};
+use ood_segmentation::image::Image;
+use peers::{MemoryGroup, Node, Peer, command, is_status, picture, sorted_scores, weights};
 use serde_json::{Value, json};
 
 /// A node with this fault and a camera at 10 Hz, whose stamps count from 1000 on.
@@ -349,19 +344,8 @@ fn blocks(offset: u8) -> Vec<u8> {
 
 /// The middle one of the scores of the blocks.
 fn median(weights: &Path) -> f32 {
-    let model = checkpoint::load(weights, tch::Device::Cpu, Precision::F32).unwrap();
-    let config = PipelineConfig {
-        plan: Plan::Single,
-        batch: 1,
-        score: Score::Llr,
-        ood_threshold: 0.0,
-        obstacle: ObstacleConfig::default(),
-        limits: Limits::default(),
-    };
     let image = Image::packed(Default::default(), (42, 70), "mono8", blocks(0));
-    let maps = Pipeline::new(model, config).unwrap().scores(&image, &[Score::Llr]).unwrap();
-    let mut scores = maps.scores[0].1.clone();
-    scores.sort_by(f32::total_cmp);
+    let scores = sorted_scores(weights, &image);
     scores[scores.len() / 2]
 }
 

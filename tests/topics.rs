@@ -9,14 +9,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ood_segmentation::checkpoint;
 use ood_segmentation::config::ClassTable;
 use ood_segmentation::image::{Image, Limits, write_png};
-use ood_segmentation::model::{Precision, Score};
 use ood_segmentation::obstacle::{Maps, Obstacle, ObstacleConfig, obstacles};
-use ood_segmentation::pipeline::{Pipeline, PipelineConfig, Planes};
-use ood_segmentation::window::Plan;
-use peers::{Node, PATIENCE, Peer, weights};
+use peers::{Node, PATIENCE, Peer, sorted_scores, weights};
 use serde_json::{Value, json};
 
 const HEIGHT: usize = 60;
@@ -33,20 +29,8 @@ fn blocks() -> Vec<u8> {
 
 /// A threshold that about one in `n` of the picture's scores is above.
 fn threshold(weights: &Path, n: usize) -> f32 {
-    let config = PipelineConfig {
-        plan: Plan::Single,
-        batch: 1,
-        score: Score::Llr,
-        ood_threshold: 0.0,
-        obstacle: ObstacleConfig::default(),
-        limits: Limits::default(),
-    };
-    let model = checkpoint::load(weights, tch::Device::Cpu, Precision::F32).unwrap();
     let image = Image::packed(Default::default(), (HEIGHT, WIDTH), "rgb8", blocks());
-    let planes = Planes { score: true, ..Planes::default() };
-    let prediction = Pipeline::new(model, config).unwrap().run(&image, planes).unwrap();
-    let mut scores = prediction.score.unwrap();
-    scores.sort_by(f32::total_cmp);
+    let scores = sorted_scores(weights, &image);
     scores[scores.len() - scores.len() / n]
 }
 

@@ -13,7 +13,11 @@ use std::time::{Duration, Instant};
 
 use ood_segmentation::checkpoint;
 use ood_segmentation::config::ClassTable;
-use ood_segmentation::model::{Model, ModelConfig};
+use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::model::{Model, ModelConfig, Precision, Score};
+use ood_segmentation::obstacle::ObstacleConfig;
+use ood_segmentation::pipeline::{Pipeline, PipelineConfig};
+use ood_segmentation::window::Plan;
 use serde_json::{Value, json};
 
 /// Longest wait for anything; a loaded machine may need much of it, a working one a fraction.
@@ -161,6 +165,23 @@ pub(crate) fn weights(folder: &Path) -> PathBuf {
         std::fs::write(path.with_extension(ending), bytes).unwrap();
     }
     path
+}
+
+/// The scores of a picture's pixels, seen through one window, the least first.
+pub(crate) fn sorted_scores(weights: &Path, image: &Image) -> Vec<f32> {
+    let config = PipelineConfig {
+        plan: Plan::Single,
+        batch: 1,
+        score: Score::Llr,
+        ood_threshold: 0.0,
+        obstacle: ObstacleConfig::default(),
+        limits: Limits::default(),
+    };
+    let model = checkpoint::load(weights, tch::Device::Cpu, Precision::F32).unwrap();
+    let maps = Pipeline::new(model, config).unwrap().scores(image, &[Score::Llr]).unwrap();
+    let mut scores = maps.scores[0].1.clone();
+    scores.sort_by(f32::total_cmp);
+    scores
 }
 
 pub(crate) fn command(domain: u16) -> Command {
