@@ -59,13 +59,9 @@ impl TryFrom<String> for Answer {
     type Error = Error;
 
     fn try_from(digits: String) -> Result<Self> {
-        let number = |sample: &[u8], from: usize, to: usize| {
-            let digits = std::str::from_utf8(&sample[from..to]).ok()?;
-            u32::from_str_radix(digits, 16).ok()
-        };
         let sample = |sample: &[u8]| {
-            let class = u8::try_from(number(sample, 0, 2)?).ok()?;
-            let value = |at| Some(f32::from_bits(number(sample, at, at + 8)?));
+            let class = u8::try_from(hexadecimal(&sample[..2])?).ok()?;
+            let value = |at| Some(f32::from_bits(hexadecimal(&sample[at..at + 8])?));
             Some(Sample { class, values: [value(2)?, value(10)?] })
         };
         let samples = digits.as_bytes().chunks(18);
@@ -74,6 +70,12 @@ impl TryFrom<String> for Answer {
         let allowed = "18 hexadecimal digits a sample; `ood_seg check --write` makes it";
         samples.map(Self).ok_or_else(|| Error::setting("answer", &digits, allowed))
     }
+}
+
+/// The number that these digits are, at most eight of them, without a sign.
+pub(super) fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    let digit = |&digit: &u8| char::from(digit).to_digit(16);
+    digits.iter().map(digit).try_fold(0, |number, digit| Some(number << 4 | digit?))
 }
 
 #[cfg(test)]
@@ -92,6 +94,7 @@ mod tests {
         assert_eq!(Answer::try_from(text.clone()).unwrap(), ours);
         assert!(Answer::try_from(text[1..].to_owned()).is_err());
         assert!(Answer::try_from(text.replace('1', "x")).is_err());
+        assert!(Answer::try_from(format!("+{}", &text[1..])).is_err());
         assert!(Answer::try_from("é".repeat(9)).is_err());
     }
 

@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::answer::hexadecimal;
 use crate::{Error, Result};
 
 /// Fewer frames say nothing.
@@ -169,10 +170,8 @@ impl TryFrom<String> for Digits {
     type Error = Error;
 
     fn try_from(digits: String) -> Result<Self> {
-        let number = |digits: &[u8]| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.len() == 8)?;
-            u32::from_str_radix(digits, 16).ok().map(f32::from_bits)
-        };
+        let number =
+            |digits: &[u8]| (digits.len() == 8).then(|| hexadecimal(digits).map(f32::from_bits))?;
         let numbers: Option<_> = digits.as_bytes().chunks(8).map(number).collect();
         let allowed = "8 hexadecimal digits a number; `ood_seg calibrate` makes them";
         numbers.map(Self).ok_or_else(|| Error::setting("calibration.familiarity", &digits, allowed))
@@ -254,6 +253,7 @@ mod tests {
         let text = String::from(known.axes.clone());
         assert_eq!(Digits::try_from(text.clone()).unwrap(), known.axes);
         assert!(Digits::try_from(text[1..].to_owned()).is_err());
+        assert!(Digits::try_from(format!("+{}", &text[1..])).is_err());
         assert!(Digits::try_from("é".repeat(4)).is_err());
         assert!(known.validate(5).is_err());
         let nan = Familiarity { bound: f32::NAN, ..known };
