@@ -1,8 +1,9 @@
 //! From the network to the slots: one thread and one DDS participant per camera.
 //!
-//! A camera's socket, event loop and rebuilds are its own, so none disturbs another. The thread only
-//! copies bytes; pixels are decoded by whoever takes the frame out of the slot.
+//! A camera's socket, event loop and rebuilds are its own, so none disturbs another. A compressed picture
+//! is decoded here while the network is at work, else by whoever takes the frame out of the slot.
 
+use std::panic::catch_unwind;
 use std::pin::pin;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::context::Participant;
 use super::diagnostics::Input;
 use super::gaps::Gaps;
 use super::graph::Publishers;
+use super::loaded::limits;
 use super::monitor::Report;
 use super::rate::{Arrivals, RateLimit};
 use super::raw::receive_buffer;
@@ -26,10 +28,11 @@ use super::statistics::Window;
 use super::transport::{Arrival, ImageKind, ImageSource, Images};
 use super::writers::WriterLock;
 use crate::config::{NodeConfig, Reliability, Transport};
-use crate::image::Image;
+use crate::image::{Image, Limits};
 use crate::msg::{
     CAMERA_INFO, COMPRESSED_IMAGE, CameraInfo, CompressedImage, Header, IMAGE, Stamp,
 };
+use crate::pipeline::panic_text;
 use crate::supervisor::{Pulse, Watch};
 use crate::{Error, Result};
 
@@ -50,9 +53,28 @@ pub(crate) struct Frame {
 #[derive(Debug)]
 pub(crate) enum Payload {
     Raw(Image),
-    Compressed(CompressedImage),
+    /// With its picture where there was time to decode it.
+    Compressed(CompressedImage, Option<Decoded>),
     /// CDR that is not the message its topic promises, with the decoder's words.
     Undecodable(String),
+}
+
+/// A compressed picture that was decoded while the network was at work on others.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) image: Result<Image>,
+    pub(crate) took: Duration,
+}
+
+impl Decoded {
+    fn new(message: &CompressedImage, limits: &Limits) -> Self {
+        let start = Instant::now();
+        let image = match catch_unwind(|| Image::from_compressed(message, limits)) {
+            Ok(image) => image.map_err(Error::from),
+            Err(panic) => Err(Error::Panicked { problem: panic_text(&*panic) }),
+        };
+        Self { image, took: start.elapsed() }
+    }
 }
 
 impl Payload {
@@ -60,7 +82,7 @@ impl Payload {
     pub(crate) fn header(&self) -> Header {
         match self {
             Self::Raw(image) => image.header.clone(),
-            Self::Compressed(message) => message.header.clone(),
+            Self::Compressed(message, _) => message.header.clone(),
             Self::Undecodable(_) => Header::default(),
         }
     }
@@ -69,7 +91,7 @@ impl Payload {
     fn len(&self) -> usize {
         match self {
             Self::Raw(image) => image.data.len(),
-            Self::Compressed(message) => message.data.len(),
+            Self::Compressed(message, _) => message.data.len(),
             Self::Undecodable(_) => 0,
         }
     }
@@ -84,7 +106,7 @@ impl Payload {
                 sum.update(image.encoding.as_bytes());
                 sum.update(&image.data);
             }
-            Self::Compressed(message) => {
+            Self::Compressed(message, _) => {
                 sum.update(message.format.as_bytes());
                 sum.update(&message.data);
             }
@@ -143,7 +165,7 @@ impl Camera {
             info: names.sibling(&raw, "camera_info")?,
             network,
             transport: config.transport,
-            max_bytes: usize::try_from(config.max_bytes).unwrap_or(usize::MAX),
+            limits: limits(config),
             slot,
             calibrations: (calibrations, unread.clone()),
             sequence: 0,
@@ -223,7 +245,7 @@ struct Ingest {
     transport: Transport,
     /// Of each of the topics.
     reliability: [Reliability; 2],
-    max_bytes: usize,
+    limits: Limits,
     slot: Slot<Frame>,
     links: Links,
     pulse: Pulse,
@@ -320,7 +342,10 @@ impl Ingest {
     ) -> Result<Option<Source>> {
         let kind = match source.compressed {
             true => ImageKind::Compressed,
-            false => ImageKind::Raw(ImageSeed { max_bytes: self.max_bytes }),
+            false => {
+                let max_bytes = usize::try_from(self.limits.max_bytes).unwrap_or(usize::MAX);
+                ImageKind::Raw(ImageSeed { max_bytes })
+            }
         };
         let topic = &self.topics[usize::from(source.compressed)];
         let images = participant.images(topic, kind, source.reliable)?;
@@ -469,6 +494,16 @@ impl Ingest {
             self.limited += 1;
             return;
         }
+        let payload = match payload {
+            // Not in place of a frame that waits: of a camera that is too fast most are never looked at.
+            Payload::Compressed(message, None)
+                if self.slot.is_empty() && self.links.watch.at_work() =>
+            {
+                let decoded = Decoded::new(&message, &self.limits);
+                Payload::Compressed(message, Some(decoded))
+            }
+            other => other,
+        };
         self.slot.put(|unread| {
             self.dropped += u64::from(unread.is_some());
             let (sequence, dropped, limited) = (self.sequence, self.dropped, self.limited);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ingest (a thread per camera) -> slot (newest wins) -> batch -> node (main thread) -> publish
+//!                                                                                        -> encoder (a thread)
 //! ```
 //!
 //! `transport` has the two traits behind which pictures come and go.
@@ -20,6 +21,7 @@ mod counts;
 mod diagnostics;
 mod drops;
 mod e2e;
+mod encoder;
 mod endurance;
 mod finding;
 mod gaps;

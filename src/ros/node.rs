@@ -14,7 +14,7 @@ use super::counts::{Counts, reason};
 use super::diagnostics::{Health, processing_ms};
 use super::e2e::{Identity, run_id};
 use super::endurance::{Endurance, Verdict};
-use super::ingest::{Camera, Frame, Links, Payload};
+use super::ingest::{Camera, Decoded, Frame, Links, Payload};
 use super::lifecycle::State;
 use super::loaded::{Load, Loaded, facts, limits, view};
 use super::mode::{Ladder, Mode};
@@ -123,7 +123,7 @@ impl Node {
     ) -> Result<Self> {
         let view = |camera: &String| view(camera, &config);
         let views = config.cameras.iter().map(view).collect::<Result<_>>()?;
-        let mut outputs = Outputs::new(names, network, &config)?;
+        let mut outputs = Outputs::new(names, network, &config, &watch)?;
         let (reports, heard) = bounded(ROOM);
         let run_id = run_id();
         let health = Health::new(names.node().to_owned(), &config, Vec::new());
@@ -324,7 +324,7 @@ impl Node {
         let most = u64::from(limits.max_width) * u64::from(limits.max_height);
         let pixels = match payload {
             Payload::Raw(image) => u64::from(image.height) * u64::from(image.width),
-            Payload::Compressed(message) => message.data.len() as u64 * 16, // of a JPEG
+            Payload::Compressed(message, _) => message.data.len() as u64 * 16, // of a JPEG
             Payload::Undecodable(_) => 0,
         };
         pixels.min(most).max(self.window_pixels())
@@ -392,7 +392,7 @@ impl Node {
             let stamp = image.header.stamp;
             let unfamiliarity = prediction.as_ref().ok().and_then(|seen| seen.unfamiliarity);
             self.tell(camera, quality, unfamiliarity, &mut status);
-            let published = prediction.and_then(|prediction| {
+            let published = prediction.map(|prediction| {
                 note(&mut status, &prediction, shared);
                 let calibration = calibration.or_else(|| self.calibrations[camera].best(stamp));
                 self.recorder.frame(camera, &prediction, calibration.as_ref());
@@ -456,14 +456,19 @@ impl Node {
             let rules = Rules::of(&self.config);
             self.stamps[camera].check(&payload, self.clock.now(), rules)?;
         }
+        let mut ahead = Duration::ZERO;
         let image = match payload {
             Payload::Raw(image) => image,
-            Payload::Compressed(message) => {
+            Payload::Compressed(_, Some(Decoded { image, took })) => {
+                ahead = took;
+                image?
+            }
+            Payload::Compressed(message, None) => {
                 Image::from_compressed(&message, &limits(&self.config))?
             }
             Payload::Undecodable(problem) => return Err(Reject::Cdr { problem }.into()),
         };
-        status.decode_ms = milliseconds(start.elapsed());
+        status.decode_ms = milliseconds(ahead + start.elapsed());
         (status.height, status.width) = (image.height, image.width);
         Ok(image)
     }

@@ -2,9 +2,11 @@
 //! for every frame.
 //!
 //! All messages carry the input's header. Publishing never waits: best-effort writers do not, the
-//! reliable ones refuse a sample for which there is no room.
+//! reliable ones refuse a sample for which there is no room. What has to be encoded goes to a thread of
+//! its own, which may be a frame behind.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use serde::Serialize;
 use super::args::{Names, Network};
 use super::context::Participant;
 use super::e2e::{self, Identity};
+use super::encoder::{Encoder, Picture};
 use super::ingest::image_topics;
 use super::raw::RECEIVE_BUFFER;
 use super::transport::Sink;
@@ -26,12 +29,14 @@ use crate::msg::{
 use crate::obstacle;
 use crate::overlay::overlay;
 use crate::pipeline::{Planes, Prediction};
+use crate::supervisor::Watch;
 
 /// The outputs of every camera, on a participant of their own.
 pub(crate) struct Outputs {
+    encoder: Encoder, // before the publishers: it ends when it has published all it was given
     cameras: Vec<Camera>,
     participant: Participant, // after the publishers, which tell it of their end
-    classes: ClassTable,
+    classes: Arc<ClassTable>,
     jpeg_quality: u8,
     overlay_alpha: f64,
     /// The topics that are read, each with whether a reader takes best effort.
@@ -55,10 +60,10 @@ struct Camera {
     status: Output<FrameStatus>,
 }
 
-/// A picture's topic and its compressed twin.
+/// A picture's topic and its compressed twin, which the encoder publishes.
 struct Pair {
-    raw: Output<Image>,
-    compressed: Output<CompressedImage>,
+    raw: Arc<Output<Image>>,
+    compressed: Arc<Output<CompressedImage>>,
 }
 
 struct Output<M> {
@@ -79,7 +84,12 @@ impl Outputs {
     /// # Errors
     /// [`crate::Error::Ros`] when DDS cannot start, [`crate::Error::Setting`] for a name that ROS does not allow
     /// and for QoS of a topic that this node does not have.
-    pub(crate) fn new(names: &Names, network: Network, config: &NodeConfig) -> Result<Self> {
+    pub(crate) fn new(
+        names: &Names,
+        network: Network,
+        config: &NodeConfig,
+        watch: &Watch,
+    ) -> Result<Self> {
         let mut participant =
             Participant::new(network, (names.namespace(), names.node()), RECEIVE_BUFFER)?;
         let (mut cameras, mut read) = (Vec::new(), Vec::new());
@@ -107,8 +117,9 @@ impl Outputs {
         config.check_overrides(&read, &offer.pictures)?;
         let (jpeg_quality, overlay_alpha) = (config.jpeg_quality, config.overlay_alpha);
         let (read, reminded) = (BTreeMap::new(), Instant::now());
-        let classes = ClassTable(Vec::new());
+        let classes = Arc::new(ClassTable(Vec::new()));
         Ok(Self {
+            encoder: Encoder::start(watch)?,
             cameras,
             participant,
             classes,
@@ -129,7 +140,7 @@ impl Outputs {
 
     /// The classes of the model that is used from now on.
     pub(crate) fn set_classes(&mut self, classes: ClassTable) {
-        self.classes = classes;
+        self.classes = Arc::new(classes);
         self.name_classes();
     }
 
@@ -183,16 +194,14 @@ impl Outputs {
     }
 
     /// Publishes what was [`wanted`](Self::wanted), the two masks if they are read, and beside them the
-    /// calibration at their size if there is one. Returns what the two masks can be checked against.
-    ///
-    /// # Errors
-    /// An encoder that fails.
+    /// calibration at their size if there is one; what has to be encoded follows from its own thread. Returns
+    /// what the two masks can be checked against.
     pub(crate) fn publish(
         &self,
         (camera, identity): (usize, Identity),
         prediction: Prediction,
         calibration: Option<&CameraInfo>,
-    ) -> Result<[u32; 2]> {
+    ) -> [u32; 2] {
         let camera = &self.cameras[camera];
         let Prediction { header, height, width, classes, ood_mask, rgb, .. } = prediction;
         let ood_mask = (!ood_mask.is_empty()).then_some(ood_mask);
@@ -216,12 +225,11 @@ impl Outputs {
             camera.detections.publish(obstacle::detections(&obstacles, &header));
             camera.outlines.publish(obstacle::outlines(&obstacles, &header, obstacle::OUTLINE));
         }
-        // The masks first: encoding what is only looked at takes longer than all of them.
-        let png = |plane: &[u8]| encode_png(height, width, plane);
+        let mut later = Vec::new();
         for (pair, plane) in [(&camera.ood, ood_mask.as_ref()), (&camera.semantic, Some(&classes))]
         {
             let Some(plane) = plane else { continue };
-            self.pair(pair, image("mono8", plane.clone()), CompressedImage::PNG_OF_MONO8, png)?;
+            self.plane(pair, image("mono8", plane.clone()), &mut later);
         }
         if let Some(confidence) = prediction.confidence {
             camera.confidence.publish(image("mono8", confidence.into()));
@@ -231,41 +239,68 @@ impl Outputs {
             camera.score.publish(image("32FC1", bytes));
         }
         if let Some(plane) = prediction.probability {
-            let plane = image("mono8", plane.into());
-            self.pair(&camera.probability, plane, CompressedImage::PNG_OF_MONO8, png)?;
+            self.plane(&camera.probability, image("mono8", plane.into()), &mut later);
         }
-        if let (Some(rgb), Some(ood_mask)) = (rgb, &ood_mask) {
-            let mixed =
-                overlay(&rgb, width, &classes, ood_mask, (&self.classes, self.overlay_alpha));
-            let jpeg = |rgb: &[u8]| encode_jpeg(height, width, rgb, self.jpeg_quality);
-            let mixed = image("rgb8", mixed.into());
-            self.pair(&camera.overlay, mixed, CompressedImage::JPEG_OF_RGB8, jpeg)?;
+        if let (Some(rgb), Some(ood_mask)) = (rgb, ood_mask) {
+            let image = image("rgb8", rgb.into());
+            later.push(self.overlay(&camera.overlay, image, [classes, ood_mask]));
         }
-        Ok(checks)
+        self.encoder.encode(later);
+        checks
     }
 
-    /// A picture and its compressed twin, each if it is read; the one that needs no encoder first.
-    fn pair(
-        &self,
-        pair: &Pair,
-        image: Image,
-        format: &str,
-        encode: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
-    ) -> Result<()> {
+    /// A plane and its compressed twin, each if it is read; the twin later.
+    fn plane(&self, pair: &Pair, plane: Image, later: &mut Vec<Picture>) {
         if self.reads(&pair.raw) {
-            pair.raw.publish(image.clone());
+            pair.raw.publish(plane.clone());
         }
         if self.reads(&pair.compressed) {
-            let Image { header, data, .. } = image;
-            let (data, format) = (encode(&data)?, format.to_owned());
-            pair.compressed.publish(CompressedImage { header, format, data });
+            let compressed = pair.compressed.clone();
+            later.push(Box::new(move || {
+                compressed.encoded(plane, CompressedImage::PNG_OF_MONO8, encode_png);
+            }));
         }
-        Ok(())
+    }
+
+    /// Classes and mask over a picture, and its compressed twin, each if it is read.
+    fn overlay(&self, pair: &Pair, rgb: Image, masks: [Bytes; 2]) -> Picture {
+        let raw = self.reads(&pair.raw).then(|| pair.raw.clone());
+        let compressed = self.reads(&pair.compressed).then(|| pair.compressed.clone());
+        let (table, alpha, quality) = (self.classes.clone(), self.overlay_alpha, self.jpeg_quality);
+        Box::new(move || {
+            let [classes, ood_mask] = masks;
+            let width = rgb.width as usize;
+            let mixed = overlay(&rgb.data, width, &classes, &ood_mask, (&table, alpha));
+            let mixed = Image { data: mixed.into(), ..rgb };
+            if let Some(raw) = raw {
+                raw.publish(mixed.clone());
+            }
+            if let Some(compressed) = compressed {
+                let jpeg = |h, w, rgb: &[u8]| encode_jpeg(h, w, rgb, quality);
+                compressed.encoded(mixed, CompressedImage::JPEG_OF_RGB8, jpeg);
+            }
+        })
     }
 
     /// Publishes what became of a frame.
     pub(crate) fn status(&self, camera: usize, status: FrameStatus) {
         self.cameras[camera].status.publish(status);
+    }
+}
+
+impl Output<CompressedImage> {
+    /// Encodes a picture and publishes it.
+    fn encoded(
+        &self,
+        image: Image,
+        format: &str,
+        encode: impl FnOnce(usize, usize, &[u8]) -> Result<Vec<u8>>,
+    ) {
+        let Image { header, height, width, data, .. } = image;
+        match encode(height as usize, width as usize, &data) {
+            Ok(data) => self.publish(CompressedImage { header, format: format.to_owned(), data }),
+            Err(error) => log::warn!("{}: {error}", self.topic),
+        }
     }
 }
 
@@ -293,14 +328,14 @@ impl Offer<'_> {
         let raw = self.image(name)?;
         let topic = self.names.twin(name, "compressed")?;
         let compressed = self.picture(topic, COMPRESSED_IMAGE.type_name)?;
-        Ok(Pair { raw, compressed })
+        Ok(Pair { raw: Arc::new(raw), compressed: Arc::new(compressed) })
     }
 
     fn image(&mut self, name: &str) -> Result<Output<Image>> {
         self.picture(self.names.topic(name)?, IMAGE.type_name)
     }
 
-    fn picture<M: Serialize + 'static>(
+    fn picture<M: Serialize + Send + Sync + 'static>(
         &mut self,
         topic: String,
         type_name: &str,
@@ -311,7 +346,7 @@ impl Offer<'_> {
     }
 
     /// For messages of a few datagrams: most readers ask for reliability.
-    fn reliable<M: Serialize + 'static>(
+    fn reliable<M: Serialize + Send + Sync + 'static>(
         &mut self,
         name: &str,
         type_name: &str,
@@ -319,7 +354,7 @@ impl Offer<'_> {
         self.output(self.names.topic(name)?, type_name, (true, false))
     }
 
-    fn latched<M: Serialize + 'static>(
+    fn latched<M: Serialize + Send + Sync + 'static>(
         &mut self,
         name: &str,
         type_name: &str,
@@ -327,7 +362,7 @@ impl Offer<'_> {
         self.output(self.names.topic(name)?, type_name, (true, true))
     }
 
-    fn output<M: Serialize + 'static>(
+    fn output<M: Serialize + Send + Sync + 'static>(
         &mut self,
         topic: String,
         type_name: &str,

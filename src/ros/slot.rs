@@ -16,6 +16,11 @@ pub(crate) fn slot<T>() -> (Slot<T>, Receiver<T>) {
 }
 
 impl<T> Slot<T> {
+    /// Whether the reader has taken what was put last.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unread.is_empty()
+    }
+
     /// Puts a value for the reader, made with sight of the unread one that it replaces.
     pub(crate) fn put(&mut self, value: impl FnOnce(Option<T>) -> T) {
         let sent = self.sender.try_send(value(self.unread.try_recv().ok()));

@@ -23,7 +23,7 @@ pub(crate) trait ImageSource {
 }
 
 /// Where the messages of one topic go.
-pub(crate) trait Sink<M> {
+pub(crate) trait Sink<M>: Send + Sync {
     /// Passes a message on without waiting; false where there is no room for it.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl ImageSource for Participant {
                 let next = |messages: Subscription<CompressedImage>| async move {
                     Some((messages.async_take().await, messages))
                 };
-                let payload = |(message, info)| (Payload::Compressed(message), info);
+                let payload = |(message, info)| (Payload::Compressed(message, None), info);
                 let messages = unfold(messages, next);
                 messages.map(move |read| Arrival::new(read.map(payload), &name)).boxed_local()
             }
@@ -93,7 +93,7 @@ impl ImageSource for Participant {
     }
 }
 
-impl<M: Serialize> Sink<M> for Publisher<M> {
+impl<M: Serialize + Send + Sync> Sink<M> for Publisher<M> {
     fn put(&self, message: M) -> Result<bool> {
         match self.publish(message) {
             Ok(()) => Ok(true),

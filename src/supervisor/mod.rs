@@ -177,6 +177,11 @@ impl Watch {
         done
     }
 
+    /// Whether work is being done under the eye of the supervisor.
+    pub fn at_work(&self) -> bool {
+        self.shared.work.load(Relaxed) > 0
+    }
+
     /// The node speaks to this computer only, whatever becomes of the network.
     pub fn stay_local(&self) {
         self.shared.local.store(true, Relaxed);

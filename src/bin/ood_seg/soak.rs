@@ -43,6 +43,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const DYING: Duration = Duration::from_secs(5);
 /// Share of the run that does not count as steady.
 const WARM_UP: f64 = 0.2;
+/// Seconds that the heap takes to settle, if the run is twice as long.
+const SETTLING: f64 = 60.0;
 
 /// The node's process at one moment.
 struct Sample {
@@ -228,9 +230,9 @@ impl Soak {
 
     /// The samples after the warm-up.
     fn steady(&self) -> &[Sample] {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
-        let skip = (WARM_UP * self.samples.len() as f64) as usize;
-        &self.samples[skip..]
+        let end = self.samples.last().map_or(0.0, |sample| sample.seconds);
+        let warm_up = (WARM_UP * end).max(SETTLING.min(end / 2.0));
+        &self.samples[self.samples.partition_point(|sample| sample.seconds < warm_up)..]
     }
 
     fn report(&mut self) -> Value {
