@@ -3,6 +3,7 @@
 //! `OOD_SEG_FAULT` says which, as `KIND@FROM..TO:NUMBER`: from that frame on, to before that one (left
 //! out: that frame alone; `FROM..`: for ever), with a number where the kind needs one. `none` is none.
 
+use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -65,6 +66,11 @@ fn now(kind: &str) -> Option<u64> {
     let frame = FRAMES.load(Relaxed);
     let fault = FAULT.get()?;
     (fault.kind == kind && (fault.from..fault.to).contains(&frame)).then_some(fault.number)
+}
+
+/// The library that stands in for NVML, so that a computer without a GPU has a hot one.
+pub fn nvml() -> Option<OsString> {
+    env::var_os("OOD_SEG_NVML")
 }
 
 /// Before a frame: `hang`, `sleep` for NUMBER ms, `panic`, here or in a `thread`, `leak` of NUMBER bytes.

@@ -8,7 +8,7 @@
 mod peers;
 
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use ood_segmentation::image::Image;
@@ -268,6 +268,59 @@ fn row_89_a_leak_in_300_mb_is_ended_by_the_system_and_the_next_node_starts() {
     peer.wait("frame of the next node", |line| is_status(line) && line["state"] == 0);
     next.signal("-TERM");
     assert_eq!(code(next.end().0), 0);
+}
+
+/// As much of NVML as the node asks for: 96 degrees and both thermal slowdowns; HANG: the third time it never answers.
+const NVML: &str = r#"
+#include <string.h>
+#include <unistd.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = &nvmlInit_v2; return index; }
+int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "a hot one", length); return 0; }
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) {
+    static int asked;
+    while (HANG && ++asked > 2) pause();
+    *celsius = 96;
+    return sensor;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons) { *reasons = 0x60; return 0; }
+"#;
+
+#[test]
+fn row_82_a_hot_gpu_is_told_and_one_that_does_not_answer_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("nvml.c");
+    std::fs::write(&source, NVML).unwrap();
+    for (domain, hang) in [(174, "0"), (175, "1")] {
+        let library = folder.path().join(format!("libnvml{hang}.so"));
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", &format!("-DHANG={hang}"), "-o"]).arg(&library).arg(&source);
+        let Ok(built) = cc.status() else {
+            eprintln!("SKIP: no C compiler");
+            return;
+        };
+        assert!(built.success());
+        let Some(mut peer) = Peer::start(domain) else { return };
+        let env = [("OOD_SEG_FAULT", "none"), ("OOD_SEG_NVML", library.to_str().unwrap())];
+        let mut node = Node::start_with(domain, &[], &env);
+        peer.read_status("/camera/status");
+        read(&mut peer, "/diagnostics", "diagnostics");
+        let mut messages = Vec::new();
+        let last = if hang == "1" { "has not answered" } else { "slowdown, software" };
+        peer.wait(last, |line| {
+            messages.extend(level(line, "gpu").filter(|(level, _)| *level == 1));
+            messages.last().is_some_and(|(_, message)| message.contains(last))
+        });
+        let hot =
+            "96 degrees Celsius, slowed down: hardware thermal slowdown, software thermal slowdown";
+        assert_eq!(messages[0].1, hot);
+        let segmented = |line: &Value| is_status(line) && line["state"] == 0;
+        peer.repeat(&picture("/camera/image_raw", 1), segmented);
+        node.signal("-TERM");
+        let (status, log) = node.end();
+        assert_eq!(code(status), 0, "{log}");
+    }
 }
 
 /// Resident memory of a node with this fault, MB, after twenty and after fifty seconds of frames at 10 Hz.

@@ -2,6 +2,7 @@
 //!
 //! Camera states are those of Autoware's camera_streampetr, plus `no_publisher` and `qos_mismatch`.
 
+mod gpu;
 mod quality;
 mod recorder;
 
@@ -91,6 +92,8 @@ pub(crate) struct Health {
     dropping: Option<Instant>,
     /// With the time of the last drop; none where nothing is recorded.
     recording: Option<(Recording, Option<Instant>)>,
+    /// None without NVML.
+    gpu: Option<gpu::Gpu>,
     shown: BTreeMap<String, Shown>,
 }
 
@@ -222,6 +225,7 @@ impl Health {
             auto: config.model.device == "auto",
             dropping: None,
             recording: None,
+            gpu: gpu::Gpu::of(&model, Instant::now()),
             shown: BTreeMap::new(),
             model,
         }
@@ -251,6 +255,7 @@ impl Health {
 
     /// What runs where; empty while there is no model.
     pub(crate) fn model(&mut self, model: Vec<(String, String)>) {
+        self.gpu = gpu::Gpu::of(&model, Instant::now());
         self.model = model;
     }
 
@@ -311,6 +316,9 @@ impl Health {
         findings.push(("process".into(), self.process_finding()));
         findings.push(("dds".into(), self.dds(now)));
         findings.push(("clock".into(), clock::finding(self.clock, now)));
+        let gpu = self.gpu.as_mut().map(|gpu| gpu.finding(now));
+        self.gpu.take_if(|_| matches!(gpu, Some(None)));
+        findings.extend(gpu.flatten().map(|finding| ("gpu".into(), finding)));
         findings.extend(self.recorder_finding(now).map(|finding| ("recorder".into(), finding)));
         let mut changed = false;
         let mut status = |(name, finding): (String, Finding)| {
