@@ -106,7 +106,8 @@ fn a_cyclone_client_reads_and_changes_what_may_change_and_the_next_frame_uses_it
     let Some(brought) = call_services(60, "/car/ood_segmentation", &walk()) else { return };
     let prefixes = ["model", "obstacle", "quality", "record"];
     assert_eq!(brought[0]["result"], json!({"names": names(), "prefixes": prefixes}));
-    let some = json!(["model.weights", "model.device", "model.precision", "batch"]);
+    let some =
+        json!(["model.weights", "model.device", "model.precision", "model.cuda_graphs", "batch"]);
     assert_eq!(brought[1]["result"], json!({"names": some, "prefixes": ["model"]}));
     assert_eq!(brought[2]["types"], json!([1, 2, 3, 4, 9, 0]));
     let descriptors = &brought[3]["descriptors"];
