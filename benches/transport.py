@@ -219,7 +219,7 @@ def send(bench, peer, domain, size, reliability, cameras):
 
 def segment(bench, peer, domain, size, reliability, cameras):
     names = [f"c{i}" for i in range(cameras)]
-    settings = [f"cameras:=[{', '.join(names)}]", f"model.weights:={WEIGHTS}", "plan:=single", "max_age_ms:=0"]
+    settings = [f"cameras:=[{', '.join(names)}]", f"model.weights:={WEIGHTS}", "plan:=single", "max_age_ms:=0", f"mask_reliability:={reliability}"]
     settings = [part for setting in settings for part in ("-p", setting)]
     with Child([NODE, "--ros-args", "--log-level", "error", *settings], domain, bench.preload) as node:
         with Child([*peer, "view", domain, reliability, *(f"/{n}/ood/image" for n in names)], domain) as viewer:
