@@ -69,11 +69,7 @@ struct Measured {
 
 /// Scores the frames, finds the threshold and writes it beside the weights.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let set = args.set.open()?;
-    if set.layout.has_classes() {
-        let problem = "labels inlier classes; calibration needs normal and anomalous pixels";
-        return Err(Error::bad_file(&set.root, problem));
-    }
+    let set = args.set.open_anomalies("calibration")?;
     let pipeline = args.windows.open(&args.model, args.score)?;
     let smallest = size_limits(set.layout).labelled;
     let mut measured = Measured::default();

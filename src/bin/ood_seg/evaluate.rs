@@ -69,6 +69,17 @@ impl SetArgs {
     pub(crate) fn open(&self) -> Result<OodSet> {
         OodSet::open(&self.dataset, self.split.as_deref())
     }
+
+    /// As [`SetArgs::open`], of a set that has what `purpose` needs.
+    pub(crate) fn open_anomalies(&self, purpose: &str) -> Result<OodSet> {
+        let set = self.open()?;
+        if set.layout.has_classes() {
+            let problem =
+                format!("labels inlier classes; {purpose} needs normal and anomalous pixels");
+            return Err(Error::bad_file(&set.root, problem));
+        }
+        Ok(set)
+    }
 }
 
 /// How the network sees a frame. The published numbers are those of the paper's plan.
@@ -176,15 +187,25 @@ pub(crate) fn for_each(
     for (place, frame) in ours {
         let labels = place.map(|_| set.labels(frame)).transpose()?;
         let picture = Image::read_file(&frame.image, &pipeline.config().limits)?;
-        let maps = pipeline.scores(&picture, scores).map_err(|error| match error {
-            Error::Frame(reject) => Error::bad_file(&frame.image, reject.to_string()),
-            other => other,
-        })?;
+        let maps = maps(pipeline, &picture, frame, scores)?;
         visit(frame, place.zip(labels.as_ref()), &maps)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// The scores of the picture of a frame, whose file is named where it is refused.
+pub(crate) fn maps(
+    pipeline: &Pipeline,
+    picture: &Image,
+    frame: &Frame,
+    scores: &[Score],
+) -> Result<ScoreMaps> {
+    pipeline.scores(picture, scores).map_err(|error| match error {
+        Error::Frame(reject) => Error::bad_file(&frame.image, reject.to_string()),
+        other => other,
+    })
 }
 
 /// Where the benchmark looks for a frame's map.

@@ -218,11 +218,6 @@ pub struct Downloaded<'a> {
 }
 
 impl Downloaded<'_> {
-    /// How many numbers the plane at this place has.
-    pub fn numel(&self, place: usize) -> usize {
-        self.planes[place].numel()
-    }
-
     /// The numbers of the plane at this place, row by row.
     ///
     /// # Panics

@@ -1,12 +1,12 @@
 //! How far another precision is from float32 on a labelled set: classes, scores, average precision.
 
+use ood_segmentation::Result;
 use ood_segmentation::eval::metrics::{exact_bins, pixel_metrics};
-use ood_segmentation::image::{Image, Limits};
+use ood_segmentation::image::Image;
 use ood_segmentation::model::{Precision, Score};
-use ood_segmentation::pipeline::{Pipeline, ScoreMaps};
-use ood_segmentation::{Error, Result};
+use ood_segmentation::pipeline::ScoreMaps;
 
-use crate::evaluate::{SetArgs, WindowArgs};
+use crate::evaluate::{SetArgs, WindowArgs, maps};
 use crate::model::ModelArgs;
 
 #[derive(clap::Args)]
@@ -30,11 +30,7 @@ pub(super) struct AgreementArgs {
 
 /// The set in float32 and in `--precision` on the same device; one JSON line.
 pub(super) fn run(args: &AgreementArgs) -> Result<()> {
-    let set = args.set.open()?;
-    if set.layout.has_classes() {
-        let allowed = "a set whose labels are normal and anomalous";
-        return Err(Error::setting("dataset", set.layout.name(), allowed));
-    }
+    let set = args.set.open_anomalies("the average precision")?;
     let exact = ModelArgs { precision: Precision::F32, ..args.model.clone() };
     let exact = args.windows.open(&exact, args.score)?;
     let mut other = args.windows.open(&args.model, args.score)?;
@@ -44,10 +40,11 @@ pub(super) fn run(args: &AgreementArgs) -> Result<()> {
     }
     let mut sums = Sums::default();
     for frame in set.labelled().take(args.frames) {
-        let image = Image::read_file(&frame.image, &Limits::default())?;
+        let image = Image::read_file(&frame.image, &exact.config().limits)?;
         let labels = set.labels(frame)?.data;
-        let maps = |pipeline: &Pipeline| pipeline.scores(&image, &[args.score]);
-        sums.add(&maps(&exact)?, &maps(&other)?, &labels);
+        let [exact, found] =
+            [&exact, &other].map(|pipeline| maps(pipeline, &image, frame, &[args.score]));
+        sums.add(&exact?, &found?, &labels);
     }
     let average_precision =
         |scores: &[f32]| 100.0 * pixel_metrics(&exact_bins(scores, &sums.labels)).ap;

@@ -46,11 +46,14 @@ pub(super) fn run(args: &WindowArgs) -> Result<()> {
     let (mut mean, mut device_ms) = (0.0, Vec::new());
     let (start, cpu) = (Instant::now(), cpu_seconds()?);
     for _ in 0..args.repeat {
-        let (outputs, ms) = match &stopwatch {
-            None => (model.forward(&x), None),
-            Some(stopwatch) => stopwatch.time(|| model.forward(&x))?,
+        let outputs = match &stopwatch {
+            None => model.forward(&x),
+            Some(stopwatch) => {
+                let (outputs, ms) = stopwatch.time(|| model.forward(&x))?;
+                device_ms.push(f64::from(ms) / f64::from(args.batch));
+                outputs
+            }
         };
-        device_ms.extend(ms.map(|ms| f64::from(ms) / f64::from(args.batch)));
         mean = score(&outputs);
     }
     let (wall_s, cpu_s) = (start.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
@@ -81,13 +84,13 @@ impl Stopwatch {
     }
 
     /// What `work` makes, and the milliseconds that the device takes for what it queues.
-    fn time<T>(&self, work: impl FnOnce() -> T) -> Result<(T, Option<f32>)> {
+    fn time<T>(&self, work: impl FnOnce() -> T) -> Result<(T, f32)> {
         let [from, to] = &self.0;
         from.now()?;
         let made = work();
         to.now()?;
         to.sync()?;
-        Ok((made, Some(from.until(to)?)))
+        Ok((made, from.until(to)?))
     }
 }
 
